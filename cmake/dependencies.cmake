@@ -1,0 +1,13 @@
+# Everything comes from the system or from CMAKE_PREFIX_PATH; nothing is downloaded.
+# Global, so that a project that adds this one by add_subdirectory can link its library.
+set(CMAKE_FIND_PACKAGE_TARGETS_GLOBAL ON)
+find_package(Torch REQUIRED)
+find_package(ICU REQUIRED COMPONENTS uc i18n)
+find_package(fmt REQUIRED)
+find_package(nlohmann_json REQUIRED)
+find_package(OpenSSL REQUIRED COMPONENTS Crypto)
+find_package(PNG REQUIRED)
+find_package(spdlog REQUIRED)
+if(Torch_VERSION VERSION_LESS 2.11)
+  message(WARNING "deepcache is made for LibTorch 2.11 to 2.13; found ${Torch_VERSION}")
+endif()

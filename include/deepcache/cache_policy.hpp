@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+/// Which denoising steps recompute the deep branch.
+///
+///   struct FirstAndEveryFifth : deepcache::CachePolicy {
+///     bool is_full_step(std::int64_t step_index) const override { return step_index % 5 == 0; }
+///     std::string describe() const override { return "first and every fifth"; }
+///   };
+///   helper.set_params({.policy = std::make_shared<FirstAndEveryFifth>()});
+///
+/// Not for deciding what is cached: that is `CacheParams::cache_branch_id`.
+namespace deepcache {
+
+/// A pure rule: the same answer for the same step, no state, no tensors. May be shared between helpers and threads.
+class CachePolicy {
+ public:
+  virtual ~CachePolicy() = default;
+
+  /// Whether the step computes the whole UNet and refreshes the cache. The first step of a run always does.
+  /// @param step_index  counts the UNet's calls of a run (and context) from 0
+  virtual bool is_full_step(std::int64_t step_index) const = 0;
+
+  /// The rule in words, such as "uniform, every 3 steps". Rules that decide differently have different descriptions.
+  virtual std::string describe() const = 0;
+};
+
+/// Full steps at 0, N, 2N, ... (DeepCache, arXiv 2312.00858, section 3.2: uniform 1:N). 1 caches nothing.
+/// @throws std::invalid_argument if `cache_interval` is below 1.
+std::shared_ptr<const CachePolicy> make_uniform_policy(std::int64_t cache_interval);
+
+}  // namespace deepcache

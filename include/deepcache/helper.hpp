@@ -1,0 +1,120 @@
+#pragma once
+
+#include <concepts>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "deepcache/cache_policy.hpp"
+#include "deepcache/unet.hpp"
+
+/// DeepCache (arXiv 2312.00858): computes a UNet's deep layers every few steps, and in between only a shallow branch.
+///
+///   auto unet = deepcache::UNet::load("unet.pt");
+///   deepcache::Helper helper(unet);
+///   helper.set_params({.cache_interval = 3, .cache_branch_id = 0});
+///   helper.enable();
+///   helper.reset();  // before each run
+///   for (...) noise = unet(latents, timestep, text_embeddings);  // full or shallow, as the policy says
+///
+/// Not for transformers, nor for UNets without skip concatenations.
+namespace deepcache {
+
+/// How the UNet's calls become step indices.
+enum class StepCounting {
+  kCalls,     ///< each call is a step: 0, 1, 2, ...
+  kTimesteps  ///< compatibility: the first position of the call's timestep in the schedule, as Python's
+              ///< DeepCacheSDHelper (extension/deepcache.py) counts. PLMS repeats a timestep: 0, 1, 1, 3, ...
+};
+
+/// Which steps are full.
+enum class SkipMode { kUniform };
+
+/// Defaults are those of Python's DeepCacheSDHelper.set_params.
+struct CacheParams {
+  std::int64_t cache_interval = 1;   ///< a full step every so many, 1 or above; 1 caches nothing
+  std::int64_t cache_branch_id = 0;  ///< the skip concatenation to cut at, counted back from the output
+  std::string cache_module = {};     ///< if not empty, names the place instead: "up_blocks.3.resnets.2", or its end
+  SkipMode skip_mode = SkipMode::kUniform;
+  StepCounting step_counting = StepCounting::kCalls;
+  std::shared_ptr<const CachePolicy> policy = {};  ///< if set, decides instead of skip_mode and cache_interval
+};
+
+/// One step, as it was run.
+struct StepStats {
+  std::int64_t step_index = 0;  ///< of its context
+  std::string context;
+  bool full = false;
+  double milliseconds = 0;  ///< of the UNet alone, on its device
+};
+
+/// What was done since the last reset.
+struct CacheStats {
+  std::vector<StepStats> steps;
+  std::int64_t full_steps = 0;
+  std::int64_t cached_steps = 0;
+  std::int64_t cache_bytes = 0;  ///< held now, all contexts together
+  Macs full_step;                ///< of one full step, for the shapes of the latest call
+  Macs cached_step;
+  std::int64_t macs_saved = 0;  ///< by the cached steps together, at those shapes
+};
+
+/// Decides call by call what of a UNet is computed. Disabled, or with interval 1, the output is bit for bit the UNet's.
+/// A cached feature is used only for the run, context, parameters, shapes, dtypes and device that it was computed for;
+/// where they change, the step is a full one. After an exception the cache is empty, and the helper usable.
+/// One helper serves one thread; for another thread, make a second one from `unet.share_weights()`.
+class Helper {
+ public:
+  /// Acts on this UNet and all copies of the handle while enabled.
+  explicit Helper(UNet unet);
+
+  /// From a file or a loaded module, as `UNet` takes them; then call `forward` of this helper, or `unet()`.
+  explicit Helper(const std::filesystem::path& file, torch::Device device = torch::kCPU);
+  explicit Helper(const torch::jit::Module& module);
+
+  /// Acts on the UNet of a pipeline.
+  template <typename Pipeline>
+    requires(!std::same_as<Pipeline, Helper>) && requires(Pipeline& pipeline) {
+      { pipeline.unet() } -> std::convertible_to<UNet>;
+    }
+  explicit Helper(Pipeline& pipeline) : Helper(UNet(pipeline.unet())) {}
+
+  ~Helper();  ///< disables
+  Helper(Helper&&) noexcept;
+  Helper& operator=(Helper&&) noexcept;
+
+  /// Takes effect at the next call; empties the cache.
+  /// @throws std::invalid_argument for an interval below 1, a branch that the UNet doesn't have (the message names the
+  ///         range), a module name that is unknown or ambiguous, or one that contradicts cache_branch_id.
+  void set_params(const CacheParams& params);
+  const CacheParams& params() const;
+
+  /// Begins, or ends, to act on the UNet. Enabling resets; disabling empties the cache, and the statistics stay readable.
+  /// Calling either twice changes nothing.
+  /// @throws std::invalid_argument if another helper is enabled on this UNet.
+  void enable();
+  void disable();
+  bool enabled() const;
+
+  /// Begins a new run: empties the cache, counts steps from 0, clears the statistics. Pipelines do this themselves.
+  void reset();
+
+  /// Names whose features the next calls use, for apps that run the conditional and the unconditional half as two calls:
+  /// each context counts its own steps and has its own cache. The default is "".
+  void set_context(std::string context);
+
+  /// The UNet's forward under this helper; plain if disabled. Inputs and result are those of `UNet::forward`.
+  c10::IValue forward(std::vector<c10::IValue> inputs);
+
+  CacheStats stats() const;
+  const UNet& unet() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace deepcache

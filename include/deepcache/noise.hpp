@@ -1,0 +1,29 @@
+#pragma once
+
+#include <torch/types.h>
+
+#include <cstdint>
+#include <vector>
+
+namespace deepcache {
+
+/// Gaussian noise as diffusers' `randn_tensor` draws it: from LibTorch's CPU generator whatever the target device, so
+/// that a seed gives bit for bit the noise of `torch.Generator("cpu").manual_seed(seed)` in Python.
+class NoiseGenerator {
+ public:
+  /// One seed: every draw covers the whole batch, as with one generator in Python. Several: one generator for each
+  /// batch item, as with a list of generators; item i is then the same in any batch.
+  /// @throws std::invalid_argument if `seeds` is empty.
+  explicit NoiseGenerator(const std::vector<std::uint64_t>& seeds);
+
+  /// Standard normal values of shape `sizes` in the dtype and on the device of `options`. Copies of a generator share
+  /// its state.
+  /// @throws std::invalid_argument if there are several seeds, and `sizes[0]` isn't their number, or if the dtype isn't
+  /// floating point.
+  torch::Tensor randn(torch::IntArrayRef sizes, const torch::TensorOptions& options);
+
+ private:
+  std::vector<torch::Generator> generators_;
+};
+
+}  // namespace deepcache

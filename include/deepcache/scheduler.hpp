@@ -1,0 +1,92 @@
+#pragma once
+
+#include <torch/types.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "deepcache/noise.hpp"
+
+/// Diffusion schedulers, configured by the scheduler_config.json files of diffusers.
+///
+///   auto scheduler = deepcache::Scheduler::from_config("models/emoji/scheduler/scheduler_config.json");
+///   scheduler->set_timesteps(50);
+///   for (int64_t i = 0; i < scheduler->timesteps().size(0); ++i)
+///     latents = scheduler->step(unet(latents, scheduler->timesteps()[i], text), i, latents);
+///
+/// Not for training. Schedulers hold the state of one run: one object serves one run at a time.
+namespace deepcache {
+
+/// What a step may be told besides its tensors.
+struct StepOptions {
+  double eta = 0.0;                       ///< DDIM's eta, 0 (deterministic) to 1 (as DDPM); only DDIM has it
+  bool use_clipped_model_output = false;  ///< DDIM: derive the noise again from the clipped sample
+  NoiseGenerator* noise = nullptr;        ///< where stochastic steps draw from; must be set where they draw
+};
+
+class Scheduler {
+ public:
+  virtual ~Scheduler() = default;
+
+  /// Makes the scheduler that a diffusers scheduler_config.json names in `_class_name`, or, if `class_name` isn't
+  /// empty, that class from the same settings (as `OtherScheduler.from_config(scheduler.config)` does in Python). Short
+  /// names work too: "ddim", "plms" (PNDM with skip_prk_steps).
+  /// @throws std::runtime_error if the file can't be read, or holds a value that isn't supported (the message names
+  /// it).
+  /// @throws std::invalid_argument if `class_name` isn't known (the message lists those that are).
+  static std::unique_ptr<Scheduler> from_config(const std::filesystem::path& file, std::string_view class_name = "");
+
+  /// The same from the text of such a file.
+  static std::unique_ptr<Scheduler> from_json(std::string_view json, std::string_view class_name = "");
+
+  /// The class name in diffusers, such as "DDIMScheduler".
+  virtual std::string name() const = 0;
+
+  /// Begins a run: sets `timesteps()` and forgets what earlier steps left behind.
+  /// @throws std::invalid_argument unless 1 <= num_inference_steps <= num_train_timesteps, or if the configuration
+  /// can't be run with that many (the earlier run then goes on).
+  virtual void set_timesteps(std::int64_t num_inference_steps) = 0;
+
+  /// One timestep for each call of the UNet, never rising, on the CPU: int64 [calls] (calls can exceed the number of
+  /// inference steps, and timesteps repeat). Empty before `set_timesteps`.
+  const torch::Tensor& timesteps() const { return timesteps_; }
+
+  /// Timesteps of the noise process that the model was trained on, usually 1000.
+  virtual std::int64_t num_train_timesteps() const = 0;
+
+  /// Factor of the initial noise.
+  virtual double init_noise_sigma() const { return 1.0; }
+
+  /// What the UNet is given for `sample` at this step.
+  /// @throws std::invalid_argument for an index out of range.
+  virtual torch::Tensor scale_model_input(const torch::Tensor& sample, std::int64_t step_index) const;
+
+  /// The sample of the previous timestep, x_{t-1}, from the model's output at x_t.
+  /// Nothing is read back from the tensors' device. Multistep schedulers keep `model_output` and `sample` themselves,
+  /// not copies: write into neither before the run ends.
+  /// @param model_output  of the UNet, shape, dtype and device of `sample`
+  /// @param step_index    0 .. timesteps().size(0) - 1, rising by one from call to call; 0 begins the run anew, and
+  /// right
+  ///                      after `set_timesteps` a run may begin at any index (image to image)
+  /// @param sample        x_t, [B, C, H, W], float32, float16 or bfloat16; of one shape throughout a run
+  /// @throws std::invalid_argument for an index out of range or out of order, for tensors that don't fit each other,
+  /// for
+  ///         options that the class doesn't have, or if noise is needed and `options.noise` isn't set. The run can then
+  ///         go on with the same step.
+  virtual torch::Tensor step(const torch::Tensor& model_output, std::int64_t step_index, const torch::Tensor& sample,
+                             const StepOptions& options = {}) = 0;
+
+  /// Original samples noised to the levels of `timesteps`, int64 [B], or [1] for all (DDPM, arXiv 2006.11239, eq. 4).
+  /// @throws std::invalid_argument if the tensors don't fit each other, or for a timestep that the model wasn't trained
+  /// on.
+  virtual torch::Tensor add_noise(const torch::Tensor& original_samples, const torch::Tensor& noise,
+                                  const torch::Tensor& timesteps) const = 0;
+
+ protected:
+  torch::Tensor timesteps_;
+};
+
+}  // namespace deepcache

@@ -1,0 +1,99 @@
+#pragma once
+
+#include <ATen/core/ivalue.h>
+#include <torch/types.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace torch::jit {
+struct Module;
+}
+
+/// A traced UNet, ready to be cached.
+///
+///   auto unet = deepcache::UNet::load("unet.pt", torch::kCUDA);
+///   torch::Tensor noise = unet(latents, timestep, text_embeddings);
+///   for (const auto& place : unet.profile({latents, timestep, text_embeddings}))
+///     std::cout << place.name << ": a cached step does " << place.cached_step.total() << " multiply-accumulates\n";
+///
+/// Not for training, and not for scripted modules whose skip concatenations sit inside control flow.
+namespace deepcache {
+
+/// Multiply-accumulates, by kind of operator.
+struct Macs {
+  std::int64_t weights = 0;    ///< convolutions and linear layers
+  std::int64_t attention = 0;  ///< products of queries with keys, and of attention with values
+  std::int64_t total() const { return weights + attention; }
+  bool operator==(const Macs&) const = default;
+};
+
+/// A skip concatenation: a place where the UNet can be cut.
+struct BranchProfile {
+  std::int64_t cache_branch_id = 0;  ///< counted back from the output, 0 is the shallowest
+  std::string name;                  ///< of the submodule that reads the concatenation, such as "up_blocks.3.resnets.2"
+  std::vector<std::int64_t> feature_shape;  ///< of what would be cached, [B, C, H, W]
+  std::int64_t feature_bytes = 0;
+  Macs full_step;    ///< of a step that computes everything
+  Macs cached_step;  ///< of a step that reads the cached feature
+};
+
+/// A UNet behind a handle: copies are the same network, and a helper enabled on one acts on all of them.
+class UNet {
+ public:
+  /// Reads a file written by `torch.jit.trace(...).save(...)` and moves it to `device`.
+  /// @param dtype  if set, what the weights become: for files whose weights are stored in another dtype than was traced
+  /// @throws std::runtime_error if the file is missing or isn't a TorchScript module.
+  /// @throws std::invalid_argument as the constructor does.
+  static UNet load(const std::filesystem::path& file, torch::Device device = torch::kCPU,
+                   std::optional<torch::Dtype> dtype = std::nullopt);
+
+  /// Takes a module that the app has loaded already, on the device where it is; weights are shared, not copied.
+  /// @throws std::invalid_argument if it is in training mode, if it has no skip concatenation (`cat` of two tensors along
+  ///         dimension 1), or if one sits inside control flow.
+  explicit UNet(const torch::jit::Module& module);
+
+  /// Runs the network on the inputs of the traced `forward`, and returns its (first) output tensor.
+  template <typename... Inputs>
+  torch::Tensor operator()(Inputs&&... inputs) const {
+    return first_tensor(forward({c10::IValue(std::forward<Inputs>(inputs))...}));
+  }
+
+  /// The same for any kind of inputs; returns exactly what the module returns (a tensor, a tuple, a dictionary).
+  /// While a helper is enabled on this UNet, the helper decides what is computed.
+  /// @throws std::invalid_argument if number or types of the inputs aren't those of the traced `forward`.
+  c10::IValue forward(std::vector<c10::IValue> inputs) const;
+
+  /// Tells the enabled helper, if there is one, that the next call begins a run. Pipelines call this themselves.
+  /// @param timesteps  the schedule of the run; needed by `StepCounting::kTimesteps` only
+  void begin_run(std::span<const double> timesteps = {}) const;
+
+  /// Places where this UNet can be cut.
+  std::int64_t num_branches() const;
+
+  /// The submodule names of the branches by cache_branch_id. Empty strings where the module hierarchy is gone (frozen).
+  std::vector<std::string> branch_names() const;
+
+  /// What each branch would hold and save for inputs of these shapes. Nothing is computed: shapes alone are propagated.
+  std::vector<BranchProfile> profile(const std::vector<c10::IValue>& inputs) const;
+
+  /// Another network on the same weights, with no helper: for a second thread.
+  UNet share_weights() const;
+
+  torch::Device device() const;
+
+ private:
+  friend class Helper;
+  struct Impl;
+  explicit UNet(std::shared_ptr<Impl> impl);
+  static torch::Tensor first_tensor(const c10::IValue& output);
+  std::shared_ptr<Impl> impl_;
+};
+
+}  // namespace deepcache

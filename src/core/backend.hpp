@@ -1,0 +1,38 @@
+#pragma once
+
+#include <ATen/core/ivalue.h>
+#include <torch/types.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "deepcache/unet.hpp"
+
+namespace deepcache {
+
+/// What runs a UNet: whole, whole with the feature of a branch handed out, or shallow with that feature handed in.
+/// Immutable to its users, who may share it between threads. Inputs and results are those of the UNet's `forward`.
+class Backend {
+ public:
+  struct FullResult {
+    c10::IValue output;
+    torch::Tensor feature;
+  };
+
+  virtual ~Backend() = default;
+  virtual c10::IValue run(std::vector<c10::IValue> inputs) const = 0;
+  virtual FullResult run_full(std::vector<c10::IValue> inputs, std::int64_t cache_branch_id) const = 0;
+  virtual c10::IValue run_shallow(std::vector<c10::IValue> inputs, const torch::Tensor& feature,
+                                  std::int64_t cache_branch_id) const = 0;
+
+  /// Throws std::invalid_argument unless the inputs are those of the network's `forward` in number and types.
+  virtual void check_inputs(const std::vector<c10::IValue>& inputs) const = 0;
+
+  /// Names by cache_branch_id; as many as there are branches.
+  virtual const std::vector<std::string>& branch_names() const = 0;
+  virtual BranchProfile profile(const std::vector<c10::IValue>& inputs, std::int64_t cache_branch_id) const = 0;
+  virtual torch::Device device() const = 0;
+};
+
+}  // namespace deepcache

@@ -1,0 +1,70 @@
+#include "core/graph_cut.hpp"
+
+#include <torch/csrc/jit/ir/constants.h>
+#include <torch/csrc/jit/passes/dead_code_elimination.h>
+#include <torch/csrc/jit/passes/lower_tuples.h>
+
+#include <algorithm>
+
+#include "error.hpp"
+
+namespace deepcache {
+namespace jit = torch::jit;
+namespace {
+
+bool is_skip_concatenation(const jit::Node& node) {
+  if (node.kind() != c10::aten::cat) return false;
+  const auto* list = node.input(0)->node();
+  const auto dim = jit::toIValue(node.input(1));
+  return list->kind() == c10::prim::ListConstruct && list->inputs().size() == 2 && dim && dim->toInt() == 1;
+}
+
+bool has_skip_concatenation(const jit::Block& block) {
+  return std::any_of(block.nodes().begin(), block.nodes().end(), [](const jit::Node* node) {
+    return is_skip_concatenation(*node) || std::any_of(node->blocks().begin(), node->blocks().end(),
+                                                       [](const auto* inner) { return has_skip_concatenation(*inner); });
+  });
+}
+
+jit::Value* feature(const Graph& graph, std::int64_t cache_branch_id) {
+  const auto places = skip_concatenations(graph);
+  return places.at(places.size() - 1 - static_cast<std::size_t>(cache_branch_id))->input(0)->node()->input(0);
+}
+
+}  // namespace
+
+std::vector<jit::Node*> skip_concatenations(const Graph& graph) {
+  std::vector<jit::Node*> places;
+  for (auto* node : graph->nodes()) {
+    if (is_skip_concatenation(*node)) places.push_back(node);
+    for (const auto* inner : node->blocks())
+      check_argument(!has_skip_concatenation(*inner),
+                     "a skip concatenation sits inside control flow, as in a scripted module: export the UNet with "
+                     "torch.jit.trace instead of torch.jit.script");
+  }
+  check_argument(!places.empty(), "the network has no skip concatenation (cat of two tensors along dimension 1), so "
+                                  "there is nothing to cache: is it a UNet?");
+  return places;
+}
+
+GraphCut cut(const Graph& graph, std::int64_t cache_branch_id) {
+  GraphCut result{graph->copy(), graph->copy()};
+  result.full->registerOutput(feature(result.full, cache_branch_id));
+
+  auto* computed = feature(result.shallow, cache_branch_id);
+  auto* cached = result.shallow->addInput("cached_feature");
+  cached->setType(computed->type());
+  computed->replaceAllUsesWith(cached);
+  jit::LowerSimpleTuples(result.shallow);
+  jit::EliminateDeadCode(result.shallow);
+  return result;
+}
+
+std::vector<std::string> skip_concatenation_names(const Graph& graph) {
+  std::vector<std::string> names;
+  for (const auto* node : skip_concatenations(graph)) names.push_back(node->scopeName());
+  std::reverse(names.begin(), names.end());
+  return names;
+}
+
+}  // namespace deepcache

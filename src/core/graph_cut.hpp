@@ -1,0 +1,28 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/torchscript.hpp"
+
+namespace deepcache {
+
+/// A UNet's graph, cut at one skip concatenation. The two share their weights.
+struct GraphCut {
+  Graph full;     ///< the graph, with one more output: the feature, first operand of the concatenation
+  Graph shallow;  ///< the graph with the feature as one more input, and without what only computed it
+};
+
+/// The skip concatenations of a traced UNet in the order of execution: `aten::cat` of two tensors along dimension 1.
+/// @throws std::invalid_argument if there is none, or if one sits inside control flow.
+std::vector<torch::jit::Node*> skip_concatenations(const Graph& graph);
+
+/// Cuts a graph, which isn't changed, at the concatenation `cache_branch_id`, counted back from the output.
+GraphCut cut(const Graph& graph, std::int64_t cache_branch_id);
+
+/// For each skip concatenation, by cache_branch_id, the path of the submodule that reads it; empty where the module
+/// hierarchy was gone already.
+std::vector<std::string> skip_concatenation_names(const Graph& graph);
+
+}  // namespace deepcache

@@ -1,0 +1,211 @@
+#include "deepcache/helper.hpp"
+
+#include <algorithm>
+#include <map>
+#include <optional>
+#include <tuple>
+
+#include "core/step_timer.hpp"
+#include "core/torchscript.hpp"
+#include "core/unet_impl.hpp"
+#include "error.hpp"
+
+namespace deepcache {
+namespace {
+
+/// Shape, dtype and device of every tensor among some inputs.
+using Signature = std::vector<std::tuple<std::vector<std::int64_t>, torch::Dtype, torch::Device>>;
+
+Signature signature_of(const std::vector<c10::IValue>& inputs) {
+  Signature signature;
+  for (const auto& input : inputs)
+    map_tensors(input, [&](const torch::Tensor& tensor) {
+      signature.emplace_back(tensor.sizes().vec(), tensor.scalar_type(), tensor.device());
+      return tensor;
+    });
+  return signature;
+}
+
+/// The end of a path, at a dot: "resnets.2" of "up_blocks.3.resnets.2".
+bool ends_with_module(const std::string& path, const std::string& name) {
+  return path == name || (path.size() > name.size() && path.ends_with(name) && path[path.size() - name.size() - 1] == '.');
+}
+
+std::int64_t find_branch(const CacheParams& params, const std::vector<std::string>& names) {
+  const auto count = static_cast<std::int64_t>(names.size());
+  if (params.cache_module.empty()) {
+    check_argument(params.cache_branch_id >= 0 && params.cache_branch_id < count,
+                   "cache_branch_id must be 0 to {} for this UNet, got {}", count - 1, params.cache_branch_id);
+    return params.cache_branch_id;
+  }
+  std::vector<std::int64_t> found;
+  for (std::int64_t i = 0; i < count; ++i)
+    if (ends_with_module(names[static_cast<std::size_t>(i)], params.cache_module)) found.push_back(i);
+  check_argument(found.size() == 1, "cache_module must name one of {}; \"{}\" names {} of them", fmt::join(names, ", "),
+                 params.cache_module, found.size());
+  check_argument(params.cache_branch_id == 0 || params.cache_branch_id == found[0],
+                 "cache_module \"{}\" is branch {}, but cache_branch_id says {}: give one of the two", params.cache_module,
+                 found[0], params.cache_branch_id);
+  return found[0];
+}
+
+}  // namespace
+
+struct Helper::Impl : UNetHook {
+  struct Context {
+    std::int64_t calls = 0;
+    std::optional<std::int64_t> first_position;  // in the schedule; StepCounting::kTimesteps counts from it
+    torch::Tensor feature;                       // undefined: nothing is cached
+    Signature signature;                         // of the inputs that the feature was computed from
+  };
+  struct Step {
+    std::int64_t index;
+    std::string context;
+    bool full;
+    StepTimer timer;
+  };
+
+  explicit Impl(UNet network) : unet(std::move(network)) {}
+  ~Impl() override { disable(); }
+
+  void disable() {
+    if (unet.impl_->hook == this) unet.impl_->hook = nullptr;
+  }
+  bool enabled() const { return unet.impl_->hook == this; }
+  const Backend& backend() const { return *unet.impl_->backend; }
+
+  void reset() {
+    contexts.clear();
+    steps.clear();
+    timesteps.clear();
+  }
+
+  void begin_run(std::span<const double> schedule) override {
+    reset();
+    timesteps.assign(schedule.begin(), schedule.end());
+  }
+
+  c10::IValue forward(std::vector<c10::IValue> inputs) override {
+    try {
+      return step(std::move(inputs));
+    } catch (...) {
+      reset();
+      throw;
+    }
+  }
+
+  c10::IValue step(std::vector<c10::IValue> inputs) {
+    backend().check_inputs(inputs);
+    auto& state = contexts[context];
+    auto signature = signature_of(inputs);
+    const auto index = step_index(state, inputs);
+    const bool full = !state.feature.defined() || state.signature != signature || policy->is_full_step(index);
+    steps.push_back({index, context, full, StepTimer(backend().device())});
+    c10::IValue output;
+    if (full) {
+      state.feature.reset();  // freed before the new one is made
+      latest_inputs = shapes_of(inputs);
+      auto result = backend().run_full(std::move(inputs), branch);
+      state.feature = std::move(result.feature);
+      state.signature = std::move(signature);
+      output = std::move(result.output);
+    } else {
+      output = backend().run_shallow(std::move(inputs), state.feature, branch);
+    }
+    steps.back().timer.stop();
+    ++state.calls;
+    return output;
+  }
+
+  std::int64_t step_index(Context& state, const std::vector<c10::IValue>& inputs) const {
+    if (params.step_counting == StepCounting::kCalls) return state.calls;
+    check_argument(!timesteps.empty(), "StepCounting::kTimesteps needs the schedule: call unet.begin_run(timesteps)");
+    check_argument(inputs.size() > 1 && inputs[1].isTensor() && inputs[1].toTensor().numel() >= 1,
+                   "StepCounting::kTimesteps needs the timestep as the UNet's second input");
+    const auto timestep = inputs[1].toTensor().flatten()[0].item<double>();
+    const auto found = std::find(timesteps.begin(), timesteps.end(), timestep);
+    check_argument(found != timesteps.end(), "timestep {} isn't in the schedule given to begin_run", timestep);
+    const auto position = found - timesteps.begin();
+    if (!state.first_position) state.first_position = position;  // image-to-image begins inside the schedule
+    return position - *state.first_position;
+  }
+
+  static std::vector<c10::IValue> shapes_of(const std::vector<c10::IValue>& inputs) {
+    std::vector<c10::IValue> shapes;
+    for (const auto& input : inputs)
+      shapes.push_back(map_tensors(input, [](const torch::Tensor& tensor) {
+        return tensor.dim() == 0 ? tensor : torch::empty_like(tensor, torch::kMeta);
+      }));
+    return shapes;
+  }
+
+  UNet unet;
+  CacheParams params;
+  std::int64_t branch = 0;
+  std::shared_ptr<const CachePolicy> policy = make_uniform_policy(1);
+  std::string context;
+  std::map<std::string, Context> contexts;
+  std::vector<double> timesteps;
+  std::vector<Step> steps;
+  std::vector<c10::IValue> latest_inputs;  // shapes only, of the latest full step
+};
+
+Helper::Helper(UNet unet) : impl_(std::make_unique<Impl>(std::move(unet))) {}
+Helper::Helper(const std::filesystem::path& file, torch::Device device) : Helper(UNet::load(file, device)) {}
+Helper::Helper(const torch::jit::Module& module) : Helper(UNet(module)) {}
+Helper::~Helper() = default;
+Helper::Helper(Helper&&) noexcept = default;
+Helper& Helper::operator=(Helper&&) noexcept = default;
+
+void Helper::set_params(const CacheParams& params) {
+  auto policy = params.policy ? params.policy : make_uniform_policy(params.cache_interval);
+  impl_->branch = find_branch(params, impl_->backend().branch_names());
+  impl_->policy = std::move(policy);
+  impl_->params = params;
+  impl_->contexts.clear();
+}
+
+const CacheParams& Helper::params() const { return impl_->params; }
+
+void Helper::enable() {
+  auto& hook = impl_->unet.impl_->hook;
+  if (hook == impl_.get()) return;
+  check_argument(hook == nullptr, "another helper is enabled on this UNet; disable it first, or use share_weights()");
+  impl_->reset();
+  hook = impl_.get();
+}
+
+void Helper::disable() {
+  if (!enabled()) return;
+  impl_->disable();
+  impl_->contexts.clear();
+}
+
+bool Helper::enabled() const { return impl_->enabled(); }
+
+void Helper::reset() { impl_->reset(); }
+
+void Helper::set_context(std::string context) { impl_->context = std::move(context); }
+
+c10::IValue Helper::forward(std::vector<c10::IValue> inputs) { return impl_->unet.forward(std::move(inputs)); }
+
+const UNet& Helper::unet() const { return impl_->unet; }
+
+CacheStats Helper::stats() const {
+  CacheStats stats;
+  for (const auto& step : impl_->steps) {
+    stats.steps.push_back({step.index, step.context, step.full, step.timer.milliseconds()});
+    ++(step.full ? stats.full_steps : stats.cached_steps);
+  }
+  for (const auto& [name, context] : impl_->contexts)
+    if (context.feature.defined()) stats.cache_bytes += static_cast<std::int64_t>(context.feature.nbytes());
+  if (!stats.steps.empty()) {
+    const auto profile = impl_->backend().profile(impl_->latest_inputs, impl_->branch);
+    stats.full_step = profile.full_step;
+    stats.cached_step = profile.cached_step;
+    stats.macs_saved = stats.cached_steps * (profile.full_step.total() - profile.cached_step.total());
+  }
+  return stats;
+}
+
+}  // namespace deepcache

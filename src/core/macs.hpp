@@ -1,0 +1,32 @@
+#pragma once
+
+#include <vector>
+
+#include "core/torchscript.hpp"
+#include "deepcache/unet.hpp"
+
+namespace deepcache {
+
+struct MacCount {
+  Macs macs;
+  std::vector<c10::IValue> outputs;  ///< of the graph, on the meta device: shapes and dtypes without data
+};
+
+/// Counts the multiply-accumulates of one run for inputs of these shapes. Runs on the meta device: nothing is computed.
+MacCount count_macs(const Graph& graph, const std::vector<c10::IValue>& inputs);
+
+/// Counts those of everything that the current thread runs while it lives.
+class MacCounter {
+ public:
+  MacCounter();
+  ~MacCounter();
+  MacCounter(const MacCounter&) = delete;
+  MacCounter& operator=(const MacCounter&) = delete;
+  const Macs& macs() const { return macs_; }
+
+ private:
+  Macs macs_;
+  std::uint64_t handle_;
+};
+
+}  // namespace deepcache

@@ -1,0 +1,116 @@
+#include "core/torchscript.hpp"
+
+#include <torch/csrc/jit/ir/constants.h>
+#include <torch/csrc/jit/passes/dead_code_elimination.h>
+#include <torch/csrc/jit/serialization/import.h>
+
+#include <string>
+#include <unordered_map>
+
+#include "error.hpp"
+
+namespace deepcache {
+namespace jit = torch::jit;
+
+jit::Module load_module(const std::filesystem::path& file, std::optional<torch::Dtype> dtype) {
+  check_data(std::filesystem::is_regular_file(file), "no such file: {}", file.string());
+  try {
+    auto module = jit::load(file.string(), torch::Device(torch::kCPU));
+    module.eval();
+    const auto cast = [&](torch::Tensor tensor) {
+      if (dtype && tensor.is_floating_point()) tensor.set_data(tensor.detach().to(*dtype));
+    };
+    for (const auto& parameter : module.parameters()) cast(parameter);
+    for (const auto& buffer : module.buffers()) cast(buffer);
+    return module;
+  } catch (const c10::Error& error) {
+    throw std::runtime_error(
+        fmt::format("{} isn't a readable TorchScript file: {}", file.string(), error.what_without_backtrace()));
+  }
+}
+
+torch::Device module_device(const jit::Module& module) {
+  for (const auto& parameter : module.parameters()) return parameter.device();
+  return torch::kCPU;
+}
+
+namespace {
+
+void move_constants(jit::Block& block, torch::Device device,
+                    std::unordered_map<const c10::TensorImpl*, torch::Tensor>& moved) {
+  for (auto* node : block.nodes()) {
+    for (auto* inner : node->blocks()) move_constants(*inner, device, moved);
+    if (node->kind() != c10::prim::Constant || node->output()->type()->kind() == c10::NoneType::Kind) continue;
+    const auto value = jit::toIValue(node->output());
+    if (!value || !(value->isTensor() || value->isTensorList() || value->isDevice())) continue;
+    const auto replacement =
+        value->isDevice() ? c10::IValue(device) : map_tensors(*value, [&](const torch::Tensor& tensor) {
+          if (!tensor.defined() || tensor.dim() == 0) return tensor;
+          auto& entry = moved[tensor.unsafeGetTensorImpl()];  // weights used twice stay one
+          if (!entry.defined()) entry = tensor.detach().to(device);
+          return entry;
+        });
+    jit::WithInsertPoint guard(node);
+    node->output()->replaceAllUsesWith(block.owningGraph()->insertConstant(replacement));
+  }
+}
+
+}  // namespace
+
+void move_graph(jit::Graph& graph, torch::Device device) {
+  std::unordered_map<const c10::TensorImpl*, torch::Tensor> moved;
+  move_constants(*graph.block(), device, moved);
+  jit::EliminateDeadCode(graph.block());
+}
+
+c10::IValue map_tensors(const c10::IValue& value, const std::function<torch::Tensor(const torch::Tensor&)>& function) {
+  if (value.isTensor()) return function(value.toTensor());
+  if (value.isTuple()) {
+    std::vector<c10::IValue> elements;
+    for (const auto& element : value.toTupleRef().elements()) elements.push_back(map_tensors(element, function));
+    return c10::ivalue::Tuple::create(std::move(elements));
+  }
+  if (value.isList()) {
+    auto list = value.toList().copy();
+    for (size_t i = 0; i < list.size(); ++i) list.set(i, map_tensors(list.get(i), function));
+    return list;
+  }
+  if (value.isGenericDict()) {
+    auto dictionary = value.toGenericDict().copy();
+    for (const auto& entry : value.toGenericDict())
+      dictionary.insert_or_assign(entry.key(), map_tensors(entry.value(), function));
+    return dictionary;
+  }
+  return value;
+}
+
+std::vector<c10::IValue> Program::run(std::vector<c10::IValue> inputs) const {
+  const torch::NoGradGuard no_grad;
+  jit::InterpreterState(code_).run(inputs);
+  return inputs;
+}
+
+namespace {
+
+Graph graph_on(const jit::Module& module, torch::Device device) {
+  auto graph = inference_graph(module);
+  move_graph(*graph, device);
+  return graph;
+}
+
+}  // namespace
+
+Network::Network(const jit::Module& module, torch::Device device) : program_(graph_on(module, device), "network") {}
+
+torch::Tensor Network::operator()(const torch::Tensor& input) const { return first_tensor(program_.run({input}).at(0)); }
+
+torch::Tensor first_tensor(const c10::IValue& output) {
+  if (output.isTensor()) return output.toTensor();
+  if (output.isTuple() && !output.toTupleRef().elements().empty()) return first_tensor(output.toTupleRef().elements()[0]);
+  if (output.isGenericDict() && output.toGenericDict().contains("sample"))
+    return first_tensor(output.toGenericDict().at("sample"));
+  throw std::invalid_argument("the network returns " + output.tagKind() +
+                              "; allowed are a tensor, a tuple that begins with one, and a dictionary with \"sample\"");
+}
+
+}  // namespace deepcache

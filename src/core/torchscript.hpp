@@ -1,0 +1,66 @@
+#pragma once
+
+#include <torch/csrc/jit/api/module.h>
+#include <torch/csrc/jit/ir/ir.h>
+#include <torch/csrc/jit/runtime/interpreter.h>
+
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <vector>
+
+/// The little of LibTorch's JIT that running a traced network needs.
+namespace deepcache {
+
+using Graph = std::shared_ptr<torch::jit::Graph>;
+
+/// Reads a TorchScript file to the CPU, in evaluation mode.
+/// @param dtype  if set, what floating-point parameters and buffers become
+/// @throws std::runtime_error naming the file if it is missing, truncated or no TorchScript module.
+torch::jit::Module load_module(const std::filesystem::path& file, std::optional<torch::Dtype> dtype = std::nullopt);
+
+/// The device of a module's first parameter; the CPU if it has none.
+torch::Device module_device(const torch::jit::Module& module);
+
+/// `forward` as one graph: calls are inlined, parameters are constants that share the module's memory, `self` is gone, and
+/// what doesn't depend on the inputs is computed. The scope of each node names the submodule that reads its result (the
+/// one that made it, where none is called with it), such as "up_blocks.3.resnets.2".
+/// Unlike LibTorch's freezing, this leaves nothing behind in the module, and nothing in the graph points back to it.
+/// @throws std::invalid_argument if the module is in training mode, or changes its own attributes.
+Graph inference_graph(const torch::jit::Module& module);
+
+/// Moves a graph's constants: tensors, and devices, which tracing writes into the graph. Zero-dimensional tensors stay:
+/// they are numbers to every operator.
+void move_graph(torch::jit::Graph& graph, torch::Device device);
+
+/// Applies `function` to each tensor inside a value: itself, or an element of a tuple, list or dictionary.
+c10::IValue map_tensors(const c10::IValue& value, const std::function<torch::Tensor(const torch::Tensor&)>& function);
+
+/// A graph compiled for LibTorch's interpreter, run as it is: no profiling runs and no global executor settings, so the
+/// first call is as fast as the others. May be run from several threads at once.
+class Program {
+ public:
+  Program(const Graph& graph, const char* name) : code_(graph, name) {}
+  /// The graph's outputs. Gradients are off.
+  std::vector<c10::IValue> run(std::vector<c10::IValue> inputs) const;
+
+ private:
+  torch::jit::Code code_;
+};
+
+/// A traced network that isn't cut: text encoders and autoencoders.
+class Network {
+ public:
+  Network(const torch::jit::Module& module, torch::Device device);
+  torch::Tensor operator()(const torch::Tensor& input) const;
+
+ private:
+  Program program_;
+};
+
+/// The output of a network that returns a tensor, a tuple that begins with one, or a dictionary that has "sample".
+/// @throws std::invalid_argument if it is anything else.
+torch::Tensor first_tensor(const c10::IValue& output);
+
+}  // namespace deepcache

@@ -1,0 +1,76 @@
+#include "core/torchscript_backend.hpp"
+
+#include "core/macs.hpp"
+#include "error.hpp"
+
+namespace deepcache {
+namespace {
+
+/// Without `self`, which a frozen graph doesn't take.
+c10::FunctionSchema forward_schema(const torch::jit::Module& module) {
+  const auto& schema = module.get_method("forward").function().getSchema();
+  return schema.cloneWithArguments({schema.arguments().begin() + 1, schema.arguments().end()});
+}
+
+Graph movable_graph(const torch::jit::Module& module, torch::Device device) {
+  auto graph = inference_graph(module);
+  move_graph(*graph, device);
+  return graph;
+}
+
+}  // namespace
+
+TorchScriptBackend::TorchScriptBackend(const torch::jit::Module& module, torch::Device device)
+    : device_(device),
+      schema_(forward_schema(module)),
+      graph_(movable_graph(module, device)),
+      program_(graph_, "unet"),
+      branch_names_(skip_concatenation_names(graph_)) {}
+
+c10::IValue TorchScriptBackend::run(std::vector<c10::IValue> inputs) const {
+  return program_.run(std::move(inputs)).at(0);
+}
+
+Backend::FullResult TorchScriptBackend::run_full(std::vector<c10::IValue> inputs, std::int64_t cache_branch_id) const {
+  auto outputs = branch(cache_branch_id).full.run(std::move(inputs));
+  return {outputs.at(0), outputs.at(1).toTensor()};
+}
+
+c10::IValue TorchScriptBackend::run_shallow(std::vector<c10::IValue> inputs, const torch::Tensor& feature,
+                                            std::int64_t cache_branch_id) const {
+  inputs.emplace_back(feature);
+  return branch(cache_branch_id).shallow.run(std::move(inputs)).at(0);
+}
+
+void TorchScriptBackend::check_inputs(const std::vector<c10::IValue>& inputs) const {
+  try {
+    auto stack = inputs;
+    schema_.checkAndNormalizeInputs(stack);
+    check_argument(stack.size() == inputs.size(), "the UNet takes {} inputs, got {}", stack.size(), inputs.size());
+  } catch (const c10::Error& error) {
+    throw std::invalid_argument(fmt::format("wrong inputs for the UNet: {}", error.what_without_backtrace()));
+  }
+}
+
+const TorchScriptBackend::Branch& TorchScriptBackend::branch(std::int64_t cache_branch_id) const {
+  const std::lock_guard lock(mutex_);
+  if (const auto found = branches_.find(cache_branch_id); found != branches_.end()) return found->second;
+  const auto [full, shallow] = cut(graph_, cache_branch_id);
+  return branches_.emplace(cache_branch_id, Branch{{full, "full"}, {shallow, "shallow"}}).first->second;
+}
+
+BranchProfile TorchScriptBackend::profile(const std::vector<c10::IValue>& inputs, std::int64_t cache_branch_id) const {
+  const auto [full, shallow] = cut(graph_, cache_branch_id);
+  const auto full_step = count_macs(full, inputs);
+  const auto feature = full_step.outputs.at(1).toTensor();
+  auto shallow_inputs = inputs;
+  shallow_inputs.emplace_back(feature);
+  return {.cache_branch_id = cache_branch_id,
+          .name = branch_names_.at(static_cast<std::size_t>(cache_branch_id)),
+          .feature_shape = feature.sizes().vec(),
+          .feature_bytes = static_cast<std::int64_t>(feature.nbytes()),
+          .full_step = full_step.macs,
+          .cached_step = count_macs(shallow, shallow_inputs).macs};
+}
+
+}  // namespace deepcache

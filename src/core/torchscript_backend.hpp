@@ -1,0 +1,42 @@
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <unordered_map>
+
+#include "core/backend.hpp"
+#include "core/graph_cut.hpp"
+
+namespace deepcache {
+
+/// Runs a traced UNet, cut in memory: one file serves every branch, batch and latent size.
+class TorchScriptBackend : public Backend {
+ public:
+  TorchScriptBackend(const torch::jit::Module& module, torch::Device device);
+
+  c10::IValue run(std::vector<c10::IValue> inputs) const override;
+  FullResult run_full(std::vector<c10::IValue> inputs, std::int64_t cache_branch_id) const override;
+  c10::IValue run_shallow(std::vector<c10::IValue> inputs, const torch::Tensor& feature,
+                          std::int64_t cache_branch_id) const override;
+  void check_inputs(const std::vector<c10::IValue>& inputs) const override;
+  const std::vector<std::string>& branch_names() const override { return branch_names_; }
+  BranchProfile profile(const std::vector<c10::IValue>& inputs, std::int64_t cache_branch_id) const override;
+  torch::Device device() const override { return device_; }
+
+ private:
+  struct Branch {
+    Program full;
+    Program shallow;
+  };
+  const Branch& branch(std::int64_t cache_branch_id) const;
+
+  torch::Device device_;
+  c10::FunctionSchema schema_;
+  Graph graph_;
+  Program program_;
+  std::vector<std::string> branch_names_;
+  mutable std::mutex mutex_;
+  mutable std::unordered_map<std::int64_t, Branch> branches_;  // made when first asked for
+};
+
+}  // namespace deepcache

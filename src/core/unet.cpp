@@ -1,0 +1,47 @@
+#include "deepcache/unet.hpp"
+
+#include "core/torchscript_backend.hpp"
+#include "core/unet_impl.hpp"
+
+namespace deepcache {
+
+UNet::UNet(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+UNet::UNet(const torch::jit::Module& module)
+    : UNet(std::make_shared<Impl>(
+          Impl{.backend = std::make_shared<TorchScriptBackend>(module, module_device(module))})) {}
+
+UNet UNet::load(const std::filesystem::path& file, torch::Device device, std::optional<torch::Dtype> dtype) {
+  return UNet(
+      std::make_shared<Impl>(Impl{.backend = std::make_shared<TorchScriptBackend>(load_module(file, dtype), device)}));
+}
+
+UNet UNet::share_weights() const { return UNet(std::make_shared<Impl>(Impl{.backend = impl_->backend})); }
+
+c10::IValue UNet::forward(std::vector<c10::IValue> inputs) const {
+  if (impl_->hook != nullptr) return impl_->hook->forward(std::move(inputs));
+  impl_->backend->check_inputs(inputs);
+  return impl_->backend->run(std::move(inputs));
+}
+
+void UNet::begin_run(std::span<const double> timesteps) const {
+  if (impl_->hook != nullptr) impl_->hook->begin_run(timesteps);
+}
+
+std::int64_t UNet::num_branches() const { return static_cast<std::int64_t>(impl_->backend->branch_names().size()); }
+
+std::vector<std::string> UNet::branch_names() const { return impl_->backend->branch_names(); }
+
+std::vector<BranchProfile> UNet::profile(const std::vector<c10::IValue>& inputs) const {
+  impl_->backend->check_inputs(inputs);
+  std::vector<BranchProfile> profiles;
+  for (std::int64_t branch = 0; branch < num_branches(); ++branch)
+    profiles.push_back(impl_->backend->profile(inputs, branch));
+  return profiles;
+}
+
+torch::Device UNet::device() const { return impl_->backend->device(); }
+
+torch::Tensor UNet::first_tensor(const c10::IValue& output) { return deepcache::first_tensor(output); }
+
+}  // namespace deepcache

@@ -1,0 +1,24 @@
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "core/backend.hpp"
+
+namespace deepcache {
+
+/// What a helper puts between a UNet and its callers.
+class UNetHook {
+ public:
+  virtual ~UNetHook() = default;
+  virtual c10::IValue forward(std::vector<c10::IValue> inputs) = 0;
+  virtual void begin_run(std::span<const double> timesteps) = 0;
+};
+
+struct UNet::Impl {
+  std::shared_ptr<const Backend> backend;
+  UNetHook* hook = nullptr;  // of the enabled helper, which keeps this alive and clears it
+};
+
+}  // namespace deepcache

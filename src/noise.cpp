@@ -1,0 +1,30 @@
+#include "deepcache/noise.hpp"
+
+#include <ATen/CPUGeneratorImpl.h>
+
+#include "error.hpp"
+
+namespace deepcache {
+
+NoiseGenerator::NoiseGenerator(const std::vector<std::uint64_t>& seeds) {
+  check_argument(!seeds.empty(), "a noise generator needs at least one seed");
+  for (const auto seed : seeds) generators_.push_back(at::make_generator<at::CPUGeneratorImpl>(seed));
+}
+
+torch::Tensor NoiseGenerator::randn(torch::IntArrayRef sizes, const torch::TensorOptions& options) {
+  check_argument(at::isFloatingType(c10::typeMetaToScalarType(options.dtype())),
+                 "noise is drawn in a floating point dtype, not {}", c10::str(options.dtype()));
+  const auto on_cpu = torch::dtype(options.dtype()).device(torch::kCPU);
+  if (generators_.size() == 1) return torch::randn(sizes, generators_.front(), on_cpu).to(options.device());
+
+  check_argument(!sizes.empty() && sizes[0] == static_cast<std::int64_t>(generators_.size()),
+                 "a generator of {} seeds draws noise for as many batch items; the shape asked for is {}",
+                 generators_.size(), c10::str(sizes));
+  auto item_sizes = sizes.vec();
+  item_sizes[0] = 1;
+  std::vector<torch::Tensor> items;
+  for (const auto& generator : generators_) items.push_back(torch::randn(item_sizes, generator, on_cpu));
+  return torch::cat(items).to(options.device());
+}
+
+}  // namespace deepcache
