@@ -69,19 +69,16 @@ class Scheduler {
   /// not copies: write into neither before the run ends.
   /// @param model_output  of the UNet, shape, dtype and device of `sample`
   /// @param step_index    0 .. timesteps().size(0) - 1, rising by one from call to call; 0 begins the run anew, and
-  /// right
-  ///                      after `set_timesteps` a run may begin at any index (image to image)
+  ///                      right after `set_timesteps` a run may begin at any index (image to image)
   /// @param sample        x_t, [B, C, H, W], float32, float16 or bfloat16; of one shape throughout a run
   /// @throws std::invalid_argument for an index out of range or out of order, for tensors that don't fit each other,
-  /// for
-  ///         options that the class doesn't have, or if noise is needed and `options.noise` isn't set. The run can then
-  ///         go on with the same step.
+  ///         for options that the class doesn't have, or if noise is needed and `options.noise` isn't set. The run can
+  ///         then go on with the same step.
   virtual torch::Tensor step(const torch::Tensor& model_output, std::int64_t step_index, const torch::Tensor& sample,
                              const StepOptions& options = {}) = 0;
 
   /// Original samples noised to the levels of `timesteps`, int64 [B], or [1] for all (DDPM, arXiv 2006.11239, eq. 4).
-  /// @throws std::invalid_argument if the tensors don't fit each other, or for a timestep that the model wasn't trained
-  /// on.
+  /// @throws std::invalid_argument if the tensors don't fit each other, or for a timestep out of the training's range.
   virtual torch::Tensor add_noise(const torch::Tensor& original_samples, const torch::Tensor& noise,
                                   const torch::Tensor& timesteps) const = 0;
 

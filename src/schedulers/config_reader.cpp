@@ -1,0 +1,86 @@
+#include "schedulers/config_reader.hpp"
+
+#include <algorithm>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "error.hpp"
+
+namespace deepcache {
+namespace {
+
+[[noreturn]] void refuse(std::string_view key, const nlohmann::json& value, std::string_view allowed) {
+  constexpr std::size_t kLongestShown = 80;
+  std::string text = value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  if (text.size() > kLongestShown) text = text.substr(0, kLongestShown) + "...";
+  throw std::runtime_error(fmt::format("the scheduler's setting \"{}\" is {}; it must be {}", key, text, allowed));
+}
+
+template <typename Number>
+std::string describe_range(std::string_view kind, Number min, Number max) {
+  if (max == std::numeric_limits<Number>::max()) return fmt::format("{} of at least {}", kind, min);
+  return fmt::format("{} from {} to {}", kind, min, max);
+}
+
+bool is_number_in(const nlohmann::json& value, double min, double max) {
+  return value.is_number() && value.get<double>() >= min && value.get<double>() <= max;
+}
+
+}  // namespace
+
+ConfigReader::ConfigReader(const nlohmann::json& config) : config_(config) {
+  check_data(config.is_object(), "a scheduler's configuration must be a JSON object, not {}", config.type_name());
+}
+
+const nlohmann::json* ConfigReader::find(std::string_view key) const {
+  const auto found = config_.find(std::string(key));
+  return found == config_.end() ? nullptr : &*found;
+}
+
+bool ConfigReader::boolean(std::string_view key, bool missing) const {
+  const auto* value = find(key);
+  if (value == nullptr) return missing;
+  if (!value->is_boolean()) refuse(key, *value, "true or false");
+  return value->get<bool>();
+}
+
+std::int64_t ConfigReader::integer(std::string_view key, std::int64_t missing, std::int64_t min,
+                                   std::int64_t max) const {
+  const auto* value = find(key);
+  if (value == nullptr) return missing;
+  if (!value->is_number_integer() || !is_number_in(*value, static_cast<double>(min), static_cast<double>(max)))
+    refuse(key, *value, describe_range("an integer", min, max));
+  return value->get<std::int64_t>();
+}
+
+double ConfigReader::number(std::string_view key, double missing, double min, double max) const {
+  const auto* value = find(key);
+  if (value == nullptr) return missing;
+  if (!is_number_in(*value, min, max)) refuse(key, *value, describe_range("a number", min, max));
+  return value->get<double>();
+}
+
+std::vector<double> ConfigReader::numbers(std::string_view key, double min, double max) const {
+  const auto* value = find(key);
+  if (value == nullptr || value->is_null()) return {};
+  const auto in_range = [&](const nlohmann::json& item) { return is_number_in(item, min, max); };
+  if (!value->is_array() || value->empty() || !std::all_of(value->begin(), value->end(), in_range))
+    refuse(key, *value, "null or a list of " + describe_range("numbers", min, max));
+  return value->get<std::vector<double>>();
+}
+
+std::size_t ConfigReader::name_index(std::string_view key, const std::vector<std::string_view>& names) const {
+  const auto* value = find(key);
+  if (value == nullptr) return names.size();
+  const auto found =
+      value->is_string() ? std::find(names.begin(), names.end(), value->get<std::string>()) : names.end();
+  if (found == names.end()) {
+    std::string allowed = "one of";
+    for (const auto name : names) allowed += fmt::format("{} \"{}\"", name == names.front() ? "" : ",", name);
+    refuse(key, *value, allowed);
+  }
+  return static_cast<std::size_t>(found - names.begin());
+}
+
+}  // namespace deepcache

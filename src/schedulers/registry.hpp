@@ -1,0 +1,17 @@
+#pragma once
+
+#include <memory>
+
+#include "deepcache/scheduler.hpp"
+#include "schedulers/config_reader.hpp"
+
+namespace deepcache {
+
+// One maker for each class, defined in the scheduler's own file and listed in scheduler.cpp. Each throws
+// std::runtime_error for a setting that isn't supported.
+
+std::unique_ptr<Scheduler> make_ddim(const ConfigReader& config);
+std::unique_ptr<Scheduler> make_pndm(const ConfigReader& config);
+std::unique_ptr<Scheduler> make_plms(const ConfigReader& config);
+
+}  // namespace deepcache

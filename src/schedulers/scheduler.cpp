@@ -1,0 +1,81 @@
+#include "deepcache/scheduler.hpp"
+
+#include <algorithm>
+#include <array>
+#include <nlohmann/json.hpp>
+
+#include "error.hpp"
+#include "io/files.hpp"
+#include "schedulers/registry.hpp"
+
+namespace deepcache {
+namespace {
+
+struct SchedulerClass {
+  std::string_view name;
+  std::unique_ptr<Scheduler> (*make)(const ConfigReader& config);
+};
+
+/// Class names as diffusers spells them, and short names.
+constexpr std::array kClasses{
+    SchedulerClass{"DDIMScheduler", make_ddim},
+    SchedulerClass{"PNDMScheduler", make_pndm},
+    SchedulerClass{"ddim", make_ddim},
+    SchedulerClass{"plms", make_plms},
+};
+
+const SchedulerClass* find_class(std::string_view name) {
+  const auto* const found =
+      std::find_if(kClasses.begin(), kClasses.end(), [&](const auto& entry) { return entry.name == name; });
+  return found == kClasses.end() ? nullptr : found;
+}
+
+std::string known_names() {
+  std::string names;
+  for (const auto& entry : kClasses) names += fmt::format("{}{}", names.empty() ? "" : ", ", entry.name);
+  return names;
+}
+
+/// The class that the caller names, or else the file.
+const SchedulerClass& choose_class(const nlohmann::json& config, std::string_view class_name) {
+  const auto* chosen = find_class(class_name);
+  check_argument(class_name.empty() || chosen != nullptr, "there is no scheduler \"{}\"; there are {}", class_name,
+                 known_names());
+  if (chosen != nullptr) return *chosen;
+  const auto named = config.is_object() ? config.find("_class_name") : config.end();
+  check_data(named != config.end(), "the scheduler's configuration names no \"_class_name\"");
+  chosen = named->is_string() ? find_class(named->get<std::string>()) : nullptr;
+  check_data(chosen != nullptr, "the scheduler's \"_class_name\" is {}; it must be one of {}", named->dump(),
+             known_names());
+  return *chosen;
+}
+
+}  // namespace
+
+std::unique_ptr<Scheduler> Scheduler::from_config(const std::filesystem::path& file, std::string_view class_name) {
+  const auto text = read_file(file);
+  try {
+    return from_json(text, class_name);
+  } catch (const std::runtime_error& error) {
+    throw std::runtime_error(fmt::format("{}: {}", file.string(), error.what()));
+  }
+}
+
+std::unique_ptr<Scheduler> Scheduler::from_json(std::string_view json, std::string_view class_name) {
+  nlohmann::json config;
+  try {
+    config = nlohmann::json::parse(json);
+  } catch (const nlohmann::json::exception& error) {
+    throw std::runtime_error(fmt::format("the scheduler's configuration isn't valid JSON: {}", error.what()));
+  }
+  const auto& chosen = choose_class(config, class_name);
+  return chosen.make(ConfigReader(config));
+}
+
+torch::Tensor Scheduler::scale_model_input(const torch::Tensor& sample, std::int64_t step_index) const {
+  check_argument(step_index >= 0 && step_index < timesteps_.size(0), "the step index must be from 0 to {}, not {}",
+                 timesteps_.size(0) - 1, step_index);
+  return sample;
+}
+
+}  // namespace deepcache

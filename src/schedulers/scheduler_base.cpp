@@ -1,0 +1,75 @@
+#include "schedulers/scheduler_base.hpp"
+
+#include "error.hpp"
+
+namespace deepcache {
+
+SchedulerBase::SchedulerBase(const NoiseScheduleOptions& noise_schedule)
+    : alphas_cumprod_(make_alphas_cumprod(noise_schedule)), num_train_timesteps_(noise_schedule.num_train_timesteps) {
+  timesteps_ = torch::empty({0}, torch::kInt64);
+}
+
+void SchedulerBase::set_timesteps(std::int64_t num_inference_steps) {
+  check_argument(num_inference_steps >= 1 && num_inference_steps <= num_train_timesteps_,
+                 "the number of inference steps must be from 1 to the {} training timesteps, not {}",
+                 num_train_timesteps_, num_inference_steps);
+  timesteps_ = make_timesteps(num_inference_steps);
+  num_inference_steps_ = num_inference_steps;
+  running_ = false;
+}
+
+torch::Tensor SchedulerBase::step(const torch::Tensor& model_output, std::int64_t step_index,
+                                  const torch::Tensor& sample, const StepOptions& options) {
+  check_step(model_output, step_index, sample, options);
+  if (!running_ || step_index == 0) {
+    begin_run(step_index);
+    running_ = false;
+  }
+  auto prev_sample = take_step(model_output, step_index, sample, options);
+  if (!running_) sizes_ = sample.sizes().vec();
+  running_ = true;
+  last_step_index_ = step_index;
+  return prev_sample;
+}
+
+void SchedulerBase::check_step(const torch::Tensor& model_output, std::int64_t step_index, const torch::Tensor& sample,
+                               const StepOptions& options) const {
+  const auto calls = timesteps_.size(0);
+  check_argument(calls > 0, "set_timesteps must be called before step");
+  check_argument(step_index >= 0 && step_index < calls, "the step index must be from 0 to {}, not {}", calls - 1,
+                 step_index);
+  check_argument(!running_ || step_index == 0 || step_index == last_step_index_ + 1,
+                 "step {} can't follow step {}: the next is {}, or 0 to begin anew", step_index, last_step_index_,
+                 last_step_index_ + 1);
+  check_argument(sample.defined() && model_output.defined(), "the sample and the model's output must hold a tensor");
+  check_argument(sample.is_floating_point() && sample.dim() > 0,
+                 "the sample must be floating point, with a batch dimension; it is {}",
+                 c10::str(sample.dtype(), " ", sample.sizes()));
+  check_argument(model_output.sizes() == sample.sizes() && model_output.dtype() == sample.dtype() &&
+                     model_output.device() == sample.device(),
+                 "the model's output must have the shape, dtype and device of the sample, {}; it is {}",
+                 c10::str(sample.sizes(), " ", sample.dtype(), " ", sample.device()),
+                 c10::str(model_output.sizes(), " ", model_output.dtype(), " ", model_output.device()));
+  check_argument(!running_ || step_index == 0 || sample.sizes() == sizes_,
+                 "the sample's shape changed within the run, from {} to {}", c10::str(c10::IntArrayRef(sizes_)),
+                 c10::str(sample.sizes()));
+  check_argument(options.eta >= 0.0 && options.eta <= 1.0, "eta must be from 0 to 1, not {}", options.eta);
+  check_argument(has_ddim_options() || (options.eta == 0.0 && !options.use_clipped_model_output),
+                 "{} has neither eta nor use_clipped_model_output", name());
+}
+
+torch::Tensor SchedulerBase::add_noise(const torch::Tensor& original_samples, const torch::Tensor& noise,
+                                       const torch::Tensor& timesteps) const {
+  return deepcache::add_noise(alphas_cumprod_, original_samples, noise, timesteps);
+}
+
+std::int64_t SchedulerBase::timestep_at(std::int64_t step_index) const {
+  return timesteps_.const_data_ptr<std::int64_t>()[step_index];
+}
+
+torch::Tensor draw_noise(const StepOptions& options, const torch::Tensor& sample) {
+  check_argument(options.noise != nullptr, "this step draws noise: StepOptions::noise must be set");
+  return options.noise->randn(sample.sizes(), sample.options());
+}
+
+}  // namespace deepcache

@@ -1,0 +1,66 @@
+#pragma once
+
+#include <torch/types.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "deepcache/scheduler.hpp"
+#include "schedulers/noise_schedule.hpp"
+
+namespace deepcache {
+
+/// What every scheduler does alike: the noise schedule, the checks, and the order of the calls in a run. A scheduler
+/// adds its timesteps, its formula, and the history that the formula needs.
+class SchedulerBase : public Scheduler {
+ public:
+  std::int64_t num_train_timesteps() const final { return num_train_timesteps_; }
+  void set_timesteps(std::int64_t num_inference_steps) final;
+  torch::Tensor step(const torch::Tensor& model_output, std::int64_t step_index, const torch::Tensor& sample,
+                     const StepOptions& options = {}) final;
+  torch::Tensor add_noise(const torch::Tensor& original_samples, const torch::Tensor& noise,
+                          const torch::Tensor& timesteps) const override;
+
+ protected:
+  explicit SchedulerBase(const NoiseScheduleOptions& noise_schedule);
+
+  /// `timesteps()` of a run. May throw std::invalid_argument; mustn't change the scheduler.
+  virtual torch::Tensor make_timesteps(std::int64_t num_inference_steps) const = 0;
+
+  /// Forgets the history of earlier runs: a run begins at `step_index`. May throw std::invalid_argument, before
+  /// anything is forgotten.
+  virtual void begin_run(std::int64_t /*step_index*/) {}
+
+  /// x_{t-1}, from arguments already checked. A call that throws must leave the history as it was.
+  virtual torch::Tensor take_step(const torch::Tensor& model_output, std::int64_t step_index,
+                                  const torch::Tensor& sample, const StepOptions& options) = 0;
+
+  /// Whether the class has DDIM's options eta and use_clipped_model_output.
+  virtual bool has_ddim_options() const { return false; }
+
+  std::int64_t num_inference_steps() const { return num_inference_steps_; }
+
+  /// The whole timestep of a step. Only for schedulers whose timesteps are int64.
+  std::int64_t timestep_at(std::int64_t step_index) const;
+
+  /// Training timesteps from one inference step to the next, by integer division whatever the spacing.
+  std::int64_t timestep_stride() const { return num_train_timesteps_ / num_inference_steps_; }
+
+  /// alpha_bar_t, float32 on the CPU: its 0-d elements keep a half sample's dtype, and using them waits for no device.
+  torch::Tensor alphas_cumprod_;
+
+ private:
+  void check_step(const torch::Tensor& model_output, std::int64_t step_index, const torch::Tensor& sample,
+                  const StepOptions& options) const;
+
+  std::int64_t num_train_timesteps_;
+  std::int64_t num_inference_steps_ = 0;
+  bool running_ = false;              ///< whether the run has made a step
+  std::int64_t last_step_index_ = 0;  ///< of the run's last step
+  std::vector<std::int64_t> sizes_;   ///< of the run's samples
+};
+
+/// Standard normal noise for `sample`. @throws std::invalid_argument if `options.noise` isn't set.
+torch::Tensor draw_noise(const StepOptions& options, const torch::Tensor& sample);
+
+}  // namespace deepcache

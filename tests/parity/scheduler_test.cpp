@@ -1,0 +1,151 @@
+#include "deepcache/scheduler.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "deepcache/noise.hpp"
+#include "recorded.hpp"
+#include "schedulers/noise_schedule.hpp"
+#include "tensor_near.hpp"
+
+// What tools/references/schedulers.py recorded from diffusers.
+namespace deepcache {
+namespace {
+
+// The operations are those of diffusers in its order, so with the same LibTorch they agree bit for bit on processors
+// with AVX2 or AVX-512. The tolerances leave room for others, where LibTorch rounds linspace, logarithms and cosines
+// differently.
+
+/// Whole trajectories in float32.
+constexpr double kTolerance = 1e-5;
+
+/// Whole trajectories in float16 and bfloat16: each operation rounds float32 arithmetic to the type, which all
+/// processors do alike, and a tolerance of the type's own units (1e-3, 8e-3) would hide an operation done in another
+/// dtype.
+constexpr double kHalfTolerance = 0.0;
+
+/// Cumulative products, up to four units of float32.
+constexpr double kAlphaTolerance = 5e-7;
+
+const Recorded& recorded() {
+  static const auto file = Recorded::load(std::filesystem::path(DEEPCACHE_TEST_DATA) / "schedulers" / "recorded.pt");
+  return file;
+}
+
+double tolerance(const torch::Tensor& expected) {
+  return expected.scalar_type() == torch::kFloat32 ? kTolerance : kHalfTolerance;
+}
+
+/// Takes the UNet's place, in the recording too.
+torch::Tensor stand_in(const torch::Tensor& sample, std::int64_t timestep) {
+  return sample * 0.95 - sample * 0.15 / (sample * sample + 1) + 0.1 * static_cast<double>(timestep) / 1000;
+}
+
+std::vector<std::uint64_t> to_seeds(const std::vector<std::int64_t>& numbers) {
+  return {numbers.begin(), numbers.end()};
+}
+
+void expect_trajectory(const Recorded& trajectory) {
+  const auto scheduler = Scheduler::from_json(trajectory.text("config"), trajectory.text("class"));
+  scheduler->set_timesteps(trajectory.integer("steps"));
+  expect_tensor_near(scheduler->timesteps(), trajectory.tensor("timesteps"), 0.0);
+
+  StepOptions options;
+  options.eta = trajectory.number("eta");
+  options.use_clipped_model_output = trajectory.boolean("use_clipped");
+  std::optional<NoiseGenerator> noise;
+  if (const auto seeds = trajectory.integers("seeds"); !seeds.empty()) options.noise = &noise.emplace(to_seeds(seeds));
+
+  const auto expected = trajectory.tensor("samples");
+  const auto kept = trajectory.integers("recorded");
+  auto sample = recorded().tensor("initial").to(expected.scalar_type());
+  std::int64_t compared = 0;
+  for (auto i = trajectory.integer("first"); i < scheduler->timesteps().size(0); ++i) {
+    const auto output = stand_in(sample, scheduler->timesteps()[i].item<std::int64_t>());
+    sample = scheduler->step(output, i, sample, options);
+    if (std::find(kept.begin(), kept.end(), i) == kept.end()) continue;
+    SCOPED_TRACE(c10::str("after step ", i));
+    expect_tensor_near(sample, expected[compared++], tolerance(expected));
+    if (testing::Test::HasFailure()) return;
+  }
+  EXPECT_EQ(compared, expected.size(0));
+}
+
+TEST(SchedulerParity, Trajectories) {
+  const auto trajectories = recorded().list("trajectories");
+  ASSERT_GE(trajectories.size(), 170U);
+  for (const auto& trajectory : trajectories) {
+    SCOPED_TRACE(trajectory.text("name"));
+    expect_trajectory(trajectory);
+    if (HasFailure()) return;
+  }
+}
+
+/// The hash of tools/references/schedulers.py.
+std::int64_t timesteps_hash(const torch::Tensor& timesteps) {
+  const auto* values = timesteps.const_data_ptr<std::int64_t>();
+  auto hash = static_cast<std::uint64_t>(timesteps.numel());
+  for (std::int64_t i = 0; i < timesteps.numel(); ++i) hash = hash * 1000003 + static_cast<std::uint64_t>(values[i]);
+  return static_cast<std::int64_t>(hash % (1ULL << 63));
+}
+
+TEST(SchedulerParity, TimestepsOfEveryNumberOfSteps) {
+  for (const auto& timesteps : recorded().list("timesteps")) {
+    SCOPED_TRACE(timesteps.text("class") + " " + timesteps.text("config"));
+    const auto scheduler = Scheduler::from_json(timesteps.text("config"), timesteps.text("class"));
+    const auto hashes = timesteps.tensor("hashes");
+    ASSERT_EQ(hashes.size(0), scheduler->num_train_timesteps());
+    for (std::int64_t steps = 1; steps <= hashes.size(0); ++steps) {
+      SCOPED_TRACE(steps);
+      const auto expected = hashes[steps - 1].item<std::int64_t>();
+      if (expected == 0) {
+        EXPECT_THROW(scheduler->set_timesteps(steps), std::invalid_argument);
+        continue;
+      }
+      scheduler->set_timesteps(steps);
+      ASSERT_EQ(timesteps_hash(scheduler->timesteps()), expected) << scheduler->timesteps();
+    }
+  }
+}
+
+TEST(SchedulerParity, AlphasCumprod) {
+  for (const auto& alphas : recorded().list("alphas_cumprod")) {
+    SCOPED_TRACE(alphas.text("config"));
+    const auto config = nlohmann::json::parse(alphas.text("config"));
+    auto options = read_noise_schedule(ConfigReader(config));
+    options.rescale_betas_zero_snr = config.value("rescale_betas_zero_snr", false);
+    expect_tensor_near(make_alphas_cumprod(options), alphas.tensor("alphas_cumprod"), kAlphaTolerance);
+  }
+}
+
+/// Half types may be one unit off, for their draws go through a logarithm and a cosine.
+TEST(SchedulerParity, Noise) {
+  for (const auto& noise : recorded().list("noise")) {
+    NoiseGenerator generator(to_seeds(noise.integers("seeds")));
+    const auto draws = noise.tensor("draws");
+    SCOPED_TRACE(c10::str(draws.dtype(), " ", draws.sizes(), " of ", noise.integers("seeds")));
+    const double unit = draws.scalar_type() == torch::kBFloat16  ? 0x1p-7
+                        : draws.scalar_type() == torch::kFloat16 ? 0x1p-10
+                                                                 : 0.0;
+    for (std::int64_t i = 0; i < draws.size(0); ++i)
+      expect_tensor_near(generator.randn(draws[i].sizes(), draws.options()), draws[i], kTolerance, unit);
+  }
+}
+
+TEST(SchedulerParity, AddNoise) {
+  for (const auto& record : recorded().list("add_noise")) {
+    const auto expected = record.tensor("noised");
+    SCOPED_TRACE(c10::str(record.text("class"), " ", expected.dtype(), " ", record.tensor("timesteps")));
+    const auto scheduler = Scheduler::from_json(record.text("config"), record.text("class"));
+    const auto original = recorded().tensor("initial").to(expected.scalar_type());
+    expect_tensor_near(scheduler->add_noise(original, record.tensor("noise"), record.tensor("timesteps")), expected,
+                       tolerance(expected));
+  }
+}
+
+}  // namespace
+}  // namespace deepcache
