@@ -1,0 +1,282 @@
+"""Tests of tools/export.py on small random-weight pipelines: python tests/python/test_export.py"""
+
+import contextlib
+import hashlib
+import io
+import json
+import re
+import shutil
+import sys
+import tempfile
+import unittest
+import zipfile
+from pathlib import Path
+from unittest import mock
+
+import torch
+from diffusers import UNet2DConditionModel
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tools/references")]
+import export  # noqa: E402
+import families  # noqa: E402
+from tiny_pipelines import tiny_pipeline  # noqa: E402
+
+LAYERS = {"sd1": 2, "sd2": 2, "one_layer": 1}
+SIZES = [families.Size(1, 8, 8, 24), families.Size(3, 11, 21, 6), families.Size(2, 16, 24, 13)]
+FILES = {
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "text_encoder/config.json",
+    "text_encoder/model.pt",
+    "tokenizer/merges.txt",
+    "tokenizer/special_tokens_map.json",
+    "tokenizer/tokenizer_config.json",
+    "tokenizer/vocab.json",
+    "unet/config.json",
+    "unet/model.pt",
+    "vae/config.json",
+    "vae/decoder.pt",
+    "vae/encoder.pt",
+}
+
+
+def run(*arguments):
+    """The command's exit code, and what it printed."""
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out):
+        code = export.main([str(argument) for argument in arguments])
+    return code, out.getvalue()
+
+
+def edit_json(file, **changes):
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def setUpModule():
+    """Makes and exports the pipelines that all tests share."""
+    torch.set_grad_enabled(False)
+    torch.set_num_threads(1)
+    export.quiet()
+    folder = tempfile.TemporaryDirectory()
+    unittest.addModuleCleanup(folder.cleanup)
+    ExportTest.folder = Path(folder.name)
+    for variant in LAYERS:
+        pipe = ExportTest.pipes[variant] = tiny_pipeline(variant)
+        pipe.save_pretrained(ExportTest.source(variant))
+        arguments = ExportTest.source(variant), ExportTest.package(variant), "--storage-dtype", "float16"
+        code, ExportTest.printed[variant] = run(*arguments)
+        assert code == 0, ExportTest.printed[variant]
+
+
+class ExportTest(unittest.TestCase):
+    folder, pipes, printed = None, {}, {}
+
+    @classmethod
+    def source(cls, variant):
+        return cls.folder / variant / "pipeline"
+
+    @classmethod
+    def package(cls, variant):
+        return cls.folder / variant / "package"
+
+    def scratch(self):
+        """A folder of this test's own, to find leftovers in."""
+        folder = tempfile.TemporaryDirectory(dir=self.folder)
+        self.addCleanup(folder.cleanup)
+        return Path(folder.name)
+
+    def broken(self, **changes):
+        """A copy of the one-layer pipeline with changes to its model_index.json."""
+        source = self.scratch() / "pipeline"
+        shutil.copytree(self.source("one_layer"), source)
+        edit_json(source / "model_index.json", **changes)
+        return source
+
+    def expect_refused(self, source, message, *options, out=None):
+        out = out or self.scratch() / "package"
+        before = sorted(out.parent.rglob("*"))
+        code, printed = run(source, out, *options)
+        self.assertEqual(code, 2, printed)
+        self.assertRegex(printed, message)
+        self.assertEqual(sorted(out.parent.rglob("*")), before)
+
+
+class PackageTest(ExportTest):
+    def test_manifest_lists_every_file_with_size_and_hash(self):
+        for variant in LAYERS:
+            package = self.package(variant)
+            manifest = json.loads((package / "deepcache.json").read_text())
+            self.assertEqual(
+                [manifest[key] for key in ("format_version", "family", "dtype", "storage_dtype")],
+                [1, "stable-diffusion", "float32", "float16"],
+            )
+            self.assertEqual(manifest["exporter"]["torch"], torch.__version__)
+            self.assertEqual(set(manifest["files"]), FILES)
+            present = {file.relative_to(package).as_posix() for file in package.rglob("*") if file.is_file()}
+            self.assertEqual(present, FILES | {"deepcache.json"})
+            for name, entry in manifest["files"].items():
+                content = (package / name).read_bytes()
+                self.assertEqual(entry, {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}, name)
+
+    def test_networks_serve_other_sizes_than_the_traced_one(self):
+        torch.manual_seed(0)
+        for variant, pipe in self.pipes.items():
+            for network in families.FAMILIES["StableDiffusionPipeline"].networks:
+                loaded = export.load_network(self.package(variant) / network.file, torch.float32)
+                for size in SIZES:
+                    inputs = network.inputs(pipe, size)
+                    expected = network.reference(pipe, *inputs)
+                    with self.subTest(variant=variant, network=network.file, size=size):
+                        torch.testing.assert_close(loaded(*inputs), expected, rtol=1e-5, atol=1e-5)
+
+    def test_unet_takes_integer_and_fractional_timesteps(self):
+        pipe = self.pipes["sd1"]
+        unet = export.load_network(self.package("sd1") / "unet/model.pt", torch.float32)
+        sample, _, embeddings = families.unet_inputs(pipe, SIZES[0])
+        for timestep in torch.tensor(500), torch.tensor(500.5):
+            expected = pipe.unet(sample, timestep, embeddings).sample
+            torch.testing.assert_close(unet(sample, timestep, embeddings), expected, rtol=1e-5, atol=1e-5)
+
+    def test_unet_keeps_the_names_and_the_concatenations_to_cut_at(self):
+        for variant, layers in LAYERS.items():
+            unet = torch.jit.load(self.package(variant) / "unet/model.pt")
+            names = {name for name, _ in unet.named_modules()}
+            for block in range(4):
+                for layer in range(layers + 1):
+                    self.assertIn(f"up_blocks.{block}.resnets.{layer}", names)
+            cats = [node for node in unet.inlined_graph.nodes() if node.kind() == "aten::cat"]
+            pairs = [n for n in cats if len(list(n.inputsAt(0).node().inputs())) == 2 and n.inputsAt(1).toIValue() == 1]
+            self.assertEqual(len(pairs), 4 * (layers + 1), variant)
+
+    def test_weights_are_stored_in_the_storage_dtype(self):
+        for name in "text_encoder/model.pt", "unet/model.pt", "vae/decoder.pt", "vae/encoder.pt":
+            network = torch.jit.load(self.package("sd1") / name)
+            self.assertEqual({parameter.dtype for parameter in network.parameters()}, {torch.float16}, name)
+            self.assertFalse(any(parameter.requires_grad for parameter in network.parameters()), name)
+
+    def test_files_name_no_folder_of_the_exporting_machine(self):
+        for name in "text_encoder/model.pt", "unet/model.pt", "vae/decoder.pt", "vae/encoder.pt":
+            with zipfile.ZipFile(self.package("sd2") / name) as archive:
+                for entry in archive.namelist():
+                    self.assertNotIn(b"site-packages", archive.read(entry), f"{name}: {entry}")
+
+    def test_settings_come_along(self):
+        package = self.package("sd2")
+        tokenizer = json.loads((package / "tokenizer/tokenizer_config.json").read_text())
+        scheduler = json.loads((package / "scheduler/scheduler_config.json").read_text())
+        unet = json.loads((package / "unet/config.json").read_text())
+        self.assertEqual(tokenizer["pad_token"], "!")
+        self.assertEqual(scheduler["prediction_type"], "v_prediction")
+        self.assertEqual([unet["use_linear_projection"], unet["cross_attention_dim"]], [True, 48])
+
+    def test_summary_says_what_was_checked(self):
+        for variant, printed in self.printed.items():
+            self.assertEqual(len(re.findall(r"\.pt: .* MB, (bit-equal|within \S+) at 4 sizes", printed)), 4, variant)
+            self.assertRegex(printed, r"4 DDIM steps: (bit-equal|within)")
+            self.assertIn("inf dB", printed)  # the tiny weights are rounded to float16 already
+            self.assertIn("13 files", printed)
+
+    def test_halves_run_too(self):
+        for dtype in "bfloat16", "float16":
+            out = self.scratch() / "package"
+            code, printed = run(self.source("one_layer"), out, "--dtype", dtype)
+            self.assertEqual(code, 0, printed)
+            manifest = json.loads((out / "deepcache.json").read_text())
+            self.assertEqual([manifest["dtype"], manifest["storage_dtype"]], [dtype, dtype])
+            unet = torch.jit.load(out / "unet/model.pt")
+            inputs = [tensor.to(export.DTYPES[dtype]) for tensor in (torch.randn(1, 4, 8, 8), torch.randn(1, 5, 32))]
+            self.assertEqual(unet(inputs[0], torch.tensor(7), inputs[1]).dtype, export.DTYPES[dtype])
+
+
+class FailureTest(ExportTest):
+    def test_no_pipeline_folder(self):
+        self.expect_refused(self.folder / "nowhere", "model_index.json is missing")
+
+    def test_unreadable_index(self):
+        source = self.broken()
+        (source / "model_index.json").write_text("{")
+        self.expect_refused(source, "_class_name")
+
+    def test_unknown_class_names_the_known_ones(self):
+        source = self.broken(_class_name="KandinskyPipeline")
+        self.expect_refused(source, "KandinskyPipeline isn't known; known: StableDiffusionPipeline")
+
+    def test_missing_component(self):
+        self.expect_refused(self.broken(unet=[None, None]), "component unet is missing")
+        source = self.broken()
+        shutil.rmtree(source / "vae")
+        self.expect_refused(source, "component vae is missing")
+
+    def test_missing_weights(self):
+        source = self.broken()
+        (source / "unet/diffusion_pytorch_model.safetensors").unlink()
+        self.expect_refused(source, "can't load")
+
+    def test_component_of_another_class(self):
+        source = self.broken(text_encoder=["transformers", "T5EncoderModel"])
+        self.expect_refused(source, "text_encoder is a T5EncoderModel; supported: CLIPTextModel")
+
+    def test_unet_with_further_inputs(self):
+        source = self.broken()
+        shutil.rmtree(source / "unet")
+        unet = UNet2DConditionModel.from_config(self.pipes["one_layer"].unet.config, time_cond_proj_dim=8)
+        unet.save_pretrained(source / "unet")
+        self.expect_refused(source, "time_cond_proj_dim isn't supported")
+
+    def test_existing_folder(self):
+        out = self.scratch() / "package"
+        out.mkdir()
+        (out / "note.txt").write_text("mine")
+        self.expect_refused(self.source("one_layer"), "--force", out=out)
+        self.expect_refused(self.source("one_layer"), "is no package", "--force", out=out)
+
+    def test_unwritable_folder(self):
+        parent = self.scratch() / "file"
+        parent.write_text("")
+        self.expect_refused(self.source("one_layer"), "can't be written", out=parent / "package")
+
+    def test_force_replaces_a_package(self):
+        out = self.scratch() / "package"
+        shutil.copytree(self.package("sd1"), out)
+        code, printed = run(self.source("one_layer"), out, "--force")
+        self.assertEqual(code, 0, printed)
+        self.assertEqual(json.loads((out / "deepcache.json").read_text())["storage_dtype"], "float32")
+        self.assertEqual([entry.name for entry in out.parent.iterdir()], ["package"])
+
+    def expect_failed(self, patch, message):
+        out = self.scratch() / "package"
+        with patch:
+            code, printed = run(self.source("one_layer"), out)
+        self.assertEqual(code, 1, printed)
+        self.assertRegex(printed, message)
+        self.assertEqual(list(out.parent.iterdir()), [])
+
+    def test_network_that_differs_leaves_no_package(self):
+        load = export.load_network
+
+        def tampered(file, dtype):
+            network = load(file, dtype)
+            next(network.parameters()).data.mul_(1.01)
+            return network
+
+        self.expect_failed(
+            mock.patch.object(export, "load_network", tampered), r"text_encoder/model.pt at .* off the pip"
+        )
+
+    def test_network_that_is_not_a_number_leaves_no_package(self):
+        load = export.load_network
+
+        def tampered(file, dtype):
+            network = load(file, dtype)
+            next(network.parameters()).data.fill_(torch.nan)
+            return network
+
+        self.expect_failed(mock.patch.object(export, "load_network", tampered), "off the pipeline's by nan")
+
+    def test_full_disk_leaves_no_package(self):
+        full = mock.patch.object(export, "write_manifest", side_effect=OSError("no space left on device"))
+        self.expect_failed(full, "no space left")
+
+
+if __name__ == "__main__":
+    unittest.main()

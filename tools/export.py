@@ -1,0 +1,287 @@
+"""Exports a diffusers pipeline folder as a model package that the C++ library loads.
+
+    python tools/export.py PIPELINE_DIR OUT_DIR [--dtype float32] [--storage-dtype float16]
+
+Each network is traced to TorchScript, so that one file serves every batch size, latent size and prompt length, and is
+checked against the Python pipeline before the package appears under its name. docs/export.md describes the package.
+Exit codes: 0 done, 1 the export or its check failed, 2 the arguments or the pipeline folder are no good.
+"""
+
+import argparse
+import copy
+import functools
+import hashlib
+import json
+import logging
+import math
+import os
+import shutil
+import sys
+import time
+import warnings
+import zipfile
+from contextlib import ExitStack
+from pathlib import Path
+from unittest import mock
+
+import diffusers
+import torch
+import transformers
+
+from families import Size, UsageError, load_pipeline, modules
+
+FORMAT_VERSION = 1
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# A traced network runs the same kernels as its module, so they agree bit for bit on most machines; where the executor
+# orders an operation otherwise, the largest difference may be this share of the largest value.
+TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
+CHECK_PROMPT, CHECK_STEPS, CHECK_GUIDANCE = "a photo of a red apple", 4, 5.0
+
+
+class CheckError(Exception):
+    """The exported network doesn't do what the pipeline does: exit code 1."""
+
+
+def round_weights(module, dtype):
+    """Casts floating-point parameters and buffers in place; integer buffers stay. The C++ loader does the same."""
+    for tensor in [*module.parameters(), *module.buffers()]:
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtype)
+
+
+# ---- Tracing and checking
+
+
+def trace_size(pipe):
+    """A latent size that the UNet's strides don't divide.
+
+    Such a trace takes the up-sampling path that reads its target size from the skip connection: it serves every size.
+    """
+    stride = 2 ** (len(pipe.unet.config.block_out_channels) - 1)
+    return Size(batch=2, height=2 * stride + 1, width=stride + 1, length=max(2, pipe.tokenizer.model_max_length // 2))
+
+
+def check_sizes(pipe):
+    """Other batch sizes, latent sizes (divisible or not) and prompt lengths than the traced ones."""
+    longest = pipe.tokenizer.model_max_length
+    return Size(1, 16, 16, longest), Size(3, 13, 17, 2), Size(2, 12, 20, longest - 1), Size(1, 9, 8, 5)
+
+
+def trace_network(network, pipe, storage, file):
+    module = network.module(pipe).eval()
+    with warnings.catch_warnings():
+        # It warns of the modules' shape checks; `check_network` shows that no shape is baked in.
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        traced = torch.jit.trace(module, network.inputs(pipe, trace_size(pipe)), check_trace=False)
+    file.parent.mkdir(exist_ok=True)
+    # The trace shares its weights with the pipeline. They are rounded to `storage` already, so coming back is exact.
+    dtype = pipe.dtype
+    round_weights(traced, storage)
+    traced.save(file)
+    round_weights(traced, dtype)
+    strip(file)
+
+
+def strip(file):
+    """Leaves out what running doesn't need: example inputs, and stack traces, which name this machine's folders.
+
+    The archive's checksum goes too, being optional and of the whole: so equal weights give equal files on any machine.
+    """
+    lean = file.with_suffix(".lean")
+    with zipfile.ZipFile(file) as source, zipfile.ZipFile(lean, "w") as target:
+        for entry in source.infolist():
+            if not entry.filename.endswith((".debug_pkl", "/traced_inputs.pkl", "/.data/serialization_id")):
+                target.writestr(copy.copy(entry), source.read(entry), entry.compress_type)
+    lean.replace(file)
+
+
+def load_network(file, dtype):
+    loaded = torch.jit.load(file)
+    round_weights(loaded, dtype)
+    return loaded
+
+
+def difference(actual, expected, what):
+    """The largest difference as a share of the largest value, 0 if bit-equal.
+
+    @throws CheckError if shapes or dtypes differ, or values by more than rounding
+    """
+    kinds = [f"{tensor.dtype} {list(tensor.shape)}" for tensor in (actual, expected)]
+    if kinds[0] != kinds[1]:
+        raise CheckError(f"{what}: got {kinds[0]}, the pipeline gives {kinds[1]}")
+    if torch.equal(actual, expected):
+        return 0.0
+    share = ((actual.double() - expected.double()).abs().max() / expected.double().abs().max()).item()
+    allowed = TOLERANCE[expected.dtype]
+    if not share <= allowed:  # nor a NaN
+        raise CheckError(f"{what}: off the pipeline's by {share:.3g} of the largest value, allowed is {allowed:.3g}")
+    return share
+
+
+def check_network(network, pipe, loaded):
+    """The largest difference between the saved network and the pipeline's over `check_sizes`."""
+    worst = 0.0
+    for size in check_sizes(pipe):
+        inputs = network.inputs(pipe, size)
+        worst = max(worst, difference(loaded(*inputs), network.reference(pipe, *inputs), f"{network.file} at {size}"))
+    return worst
+
+
+def sample(pipe):
+    """A short DDIM run: final latents, and the picture that they decode to."""
+    scheduler, pipe.scheduler = pipe.scheduler, diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
+    side = 16 * pipe.vae_scale_factor
+    latents = pipe(
+        CHECK_PROMPT,
+        height=side,
+        width=side,
+        num_inference_steps=CHECK_STEPS,
+        guidance_scale=CHECK_GUIDANCE,
+        generator=torch.Generator().manual_seed(0),
+        output_type="latent",
+    ).images
+    pipe.scheduler = scheduler
+    return latents, pipe.vae.decode(latents / pipe.vae.config.scaling_factor, return_dict=False)[0]
+
+
+def agreement(worst):
+    return "bit-equal" if worst == 0 else f"within {worst:.1e}"
+
+
+def psnr(actual, expected):
+    """Of pictures in [-1, 1], in dB."""
+    error = (actual.double().clamp(-1, 1) - expected.double().clamp(-1, 1)).square().mean().item()
+    return 10 * math.log10(4 / error) if error else math.inf
+
+
+# ---- Writing
+
+
+def sha256(file):
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_manifest(out, family, dtype, storage):
+    files = {
+        file.relative_to(out).as_posix(): {"bytes": file.stat().st_size, "sha256": sha256(file)}
+        for file in sorted(out.rglob("*"))
+        if file.is_file()
+    }
+    exporter = {
+        "name": "deepcache tools/export.py",
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "transformers": transformers.__version__,
+    }
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "family": family.name,
+        "dtype": dtype,
+        "storage_dtype": storage,
+        "exporter": exporter,
+        "files": files,
+    }
+    part = out / "deepcache.json.part"
+    part.write_text(json.dumps(manifest, indent=2) + "\n")
+    part.replace(out / "deepcache.json")
+    return files
+
+
+def write_package(pipe, family, source, out, dtype, storage, say):
+    """Fills the empty folder `out`. @throws CheckError if a saved file doesn't do what the pipeline does."""
+    exact = None
+    if storage != dtype:
+        exact = sample(pipe)
+        for module in modules(pipe):
+            round_weights(module, DTYPES[storage])
+            round_weights(module, DTYPES[dtype])
+    expected, loaded = sample(pipe), {}
+    for network in family.networks:
+        start = time.monotonic()
+        trace_network(network, pipe, DTYPES[storage], out / network.file)
+        loaded[network.file] = load_network(out / network.file, DTYPES[dtype])
+        worst = check_network(network, pipe, loaded[network.file])
+        shutil.copyfile(source / network.config, out / network.config)
+        size, seconds = (out / network.file).stat().st_size / 1e6, time.monotonic() - start
+        say(f"{network.file}: {size:.1f} MB, {agreement(worst)} at {len(check_sizes(pipe))} sizes, {seconds:.1f} s")
+    with ExitStack() as stack:
+        for network in family.networks:
+            if network.stand_in:
+                stack.enter_context(mock.patch.object(*network.stand_in(pipe, loaded[network.file])))
+        actual = sample(pipe)
+    run = f"{CHECK_STEPS} DDIM steps"
+    worst = max(difference(actual[i], expected[i], f"{what} of {run}") for i, what in enumerate(("latents", "picture")))
+    say(f"{run}: {agreement(worst)}")
+    if exact:
+        say(f"{storage} storage: after {run} {psnr(expected[1], exact[1]):.1f} dB to the unrounded weights' picture")
+    shutil.copyfile(source / "model_index.json", out / "model_index.json")
+    # Saved rather than copied. Older folders contradict themselves about the padding token, and their schedulers lack
+    # settings that the pipeline puts right when it is made (steps_offset, clip_sample): this writes what holds.
+    pipe.scheduler.save_pretrained(out / "scheduler")
+    pipe.tokenizer.save_pretrained(out / "tokenizer")
+    files = write_manifest(out, family, dtype, storage)
+    say(f"{len(files)} files, {sum(entry['bytes'] for entry in files.values()) / 1e6:.1f} MB")
+
+
+def export(source, out, dtype="float32", storage=None, variant=None, force=False, say=print):
+    """Exports `source` to the package folder `out`, which appears only when it is whole.
+
+    @throws UsageError, CheckError
+    """
+    source, out, storage = Path(source), Path(out).resolve(), storage or dtype
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        if not force:
+            raise UsageError(f"{out} exists and isn't an empty folder; --force replaces a package")
+        if not (out / "deepcache.json").is_file():
+            raise UsageError(f"{out} exists and is no package, so that --force doesn't replace it")
+    part, old = (out.with_name(f"{out.name}.{os.getpid()}.{suffix}") for suffix in ("part", "old"))
+    try:
+        part.mkdir(parents=True)
+    except OSError as error:
+        raise UsageError(f"{out} can't be written: {error}") from error
+    try:
+        pipe, family = load_pipeline(source, DTYPES[dtype], variant)
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            write_package(pipe, family, source, part, dtype, storage, say)
+        if out.exists():
+            out.rename(old)
+        part.rename(out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def quiet():
+    """Stops the libraries' own progress bars and messages; what a user can act on comes as an exception."""
+    for library in diffusers, transformers:
+        library.utils.logging.set_verbosity(logging.CRITICAL)
+        library.utils.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", message="CUDA is not available")
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pipeline", metavar="PIPELINE_DIR", help="diffusers pipeline folder with safetensors weights")
+    parser.add_argument("out", metavar="OUT_DIR", help="package folder to make")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="that the networks run in; default float32")
+    parser.add_argument("--storage-dtype", choices=DTYPES, help="of the weights on disk; default: --dtype")
+    parser.add_argument("--variant", help="of the weight files, such as fp16 for *.fp16.safetensors")
+    parser.add_argument("--force", action="store_true", help="replace OUT_DIR if it is a package")
+    args = parser.parse_args(arguments)
+    quiet()
+    try:
+        say = functools.partial(print, flush=True)
+        export(args.pipeline, args.out, args.dtype, args.storage_dtype, args.variant, args.force, say)
+    except UsageError as error:
+        print(f"export.py: {error}", file=sys.stderr)
+        return 2
+    except (CheckError, OSError, RuntimeError) as error:
+        print(f"export.py: {error}\nno package was written", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
