@@ -105,10 +105,14 @@ struct Helper::Impl : UNetHook {
     if (full) {
       state.feature.reset();  // freed before the new one is made
       latest_inputs = shapes_of(inputs);
-      auto result = backend().run_full(std::move(inputs), branch);
-      state.feature = std::move(result.feature);
-      state.signature = std::move(signature);
-      output = std::move(result.output);
+      if (policy->is_full_step(index + 1)) {  // no step would use the feature
+        output = backend().run(std::move(inputs));
+      } else {
+        auto result = backend().run_full(std::move(inputs), branch);
+        state.feature = std::move(result.feature);
+        state.signature = std::move(signature);
+        output = std::move(result.output);
+      }
     } else {
       output = backend().run_shallow(std::move(inputs), state.feature, branch);
     }

@@ -3,6 +3,7 @@
 #include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
 #include <torch/csrc/jit/serialization/import.h>
+#include <torch/cuda.h>
 
 #include <string>
 #include <unordered_map>
@@ -27,6 +28,14 @@ jit::Module load_module(const std::filesystem::path& file, std::optional<torch::
     throw std::runtime_error(
         fmt::format("{} isn't a readable TorchScript file: {}", file.string(), error.what_without_backtrace()));
   }
+}
+
+void check_device(torch::Device device) {
+  const auto count = static_cast<int>(torch::cuda::device_count());
+  const int index = device.has_index() ? device.index() : 0;
+  check_argument(device.is_cpu() || (device.is_cuda() && index < count),
+                 "no device \"{}\": allowed are cpu{}", device.str(),
+                 count == 0 ? " (this LibTorch sees no CUDA device)" : fmt::format(" and cuda:0 to cuda:{}", count - 1));
 }
 
 torch::Device module_device(const jit::Module& module) {

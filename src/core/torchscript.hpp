@@ -20,6 +20,9 @@ using Graph = std::shared_ptr<torch::jit::Graph>;
 /// @throws std::runtime_error naming the file if it is missing, truncated or no TorchScript module.
 torch::jit::Module load_module(const std::filesystem::path& file, std::optional<torch::Dtype> dtype = std::nullopt);
 
+/// @throws std::invalid_argument unless the device is a CPU, or a CUDA device that is there.
+void check_device(torch::Device device);
+
 /// The device of a module's first parameter; the CPU if it has none.
 torch::Device module_device(const torch::jit::Module& module);
 

@@ -12,6 +12,7 @@ UNet::UNet(const torch::jit::Module& module)
           Impl{.backend = std::make_shared<TorchScriptBackend>(module, module_device(module))})) {}
 
 UNet UNet::load(const std::filesystem::path& file, torch::Device device, std::optional<torch::Dtype> dtype) {
+  check_device(device);
   return UNet(
       std::make_shared<Impl>(Impl{.backend = std::make_shared<TorchScriptBackend>(load_module(file, dtype), device)}));
 }

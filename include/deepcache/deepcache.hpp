@@ -1,0 +1,15 @@
+#pragma once
+
+/// Everything: caching for UNets (helper.hpp), schedulers, and the pipelines over them.
+
+#include "deepcache/cache_policy.hpp"
+#include "deepcache/helper.hpp"
+#include "deepcache/image.hpp"
+#include "deepcache/logging.hpp"
+#include "deepcache/noise.hpp"
+#include "deepcache/run_report.hpp"
+#include "deepcache/scheduler.hpp"
+#include "deepcache/stable_diffusion.hpp"
+#include "deepcache/tensor_io.hpp"
+#include "deepcache/tokenizer.hpp"
+#include "deepcache/unet.hpp"

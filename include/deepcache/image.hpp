@@ -1,0 +1,44 @@
+#pragma once
+
+#include <torch/types.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <utility>
+#include <vector>
+
+/// Images as tensors [3, H, W], float32 in [0, 1], on the CPU: as PNG files, side by side, and compared.
+///
+/// Not for reading images, nor for formats other than PNG.
+namespace deepcache {
+
+/// Keywords and texts (UTF-8) to store in a PNG file, such as {"parameters", "a red heart\nSteps: 50"}.
+using PngText = std::vector<std::pair<std::string, std::string>>;
+
+/// Writes an 8-bit RGB PNG. The file is whole or absent.
+/// @throws std::invalid_argument if the tensor isn't [3, H, W].
+/// @throws std::runtime_error if the file can't be written.
+void save_png(const torch::Tensor& image, const std::filesystem::path& file, const PngText& text = {});
+
+/// A line of a contact sheet: a caption in ASCII (other characters become "?"), and images of one size.
+struct ContactRow {
+  std::string caption;
+  std::vector<torch::Tensor> images;
+};
+
+/// One image of all rows under the column titles. Small images are enlarged `scale` times, pixels staying squares.
+/// @throws std::invalid_argument if images differ in size, or a row has not one image for each title.
+torch::Tensor contact_sheet(const std::vector<std::string>& titles, const std::vector<ContactRow>& rows,
+                            std::int64_t scale = 1);
+
+/// Peak signal-to-noise ratio of two tensors of values in [0, 1], in dB; infinite if they are equal.
+/// @throws std::invalid_argument if the shapes differ.
+double psnr(const torch::Tensor& actual, const torch::Tensor& expected);
+
+/// Structural similarity of two tensors [..., H, W] of values in [0, 1], 1 if they are equal: Gaussian window of 11 pixels,
+/// sigma 1.5 (Wang et al. 2004, DOI 10.1109/TIP.2003.819861), mean over windows that lie inside, and over channels.
+/// @throws std::invalid_argument if the shapes differ, or a side is shorter than 11.
+double ssim(const torch::Tensor& actual, const torch::Tensor& expected);
+
+}  // namespace deepcache

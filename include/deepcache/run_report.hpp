@@ -1,0 +1,46 @@
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "deepcache/helper.hpp"
+#include "deepcache/image.hpp"
+#include "deepcache/stable_diffusion.hpp"
+
+namespace deepcache {
+
+/// A run set beside the same run without caching.
+struct RunComparison {
+  double milliseconds_uncached = 0;
+  double speedup = 0;  ///< uncached time over cached time
+  double psnr_db = 0;  ///< of the images; infinite if they are equal, null in JSON
+  double ssim = 0;
+};
+
+/// What was asked of a pipeline, and what it did: as JSON for programs, and as texts to keep in the PNG file.
+struct RunReport {
+  std::string model;
+  std::string scheduler;
+  std::string prompt;
+  TextToImageParams params;  ///< height and width are those of the images
+  CacheParams cache;
+  CacheStats stats = {};          ///< of the helper, right after the run
+  std::vector<double> timesteps = {};  ///< of each step
+  double milliseconds = 0;        ///< the whole call: text encoder, steps, decoding
+  std::optional<RunComparison> compare = std::nullopt;
+
+  /// {"request", "steps": [{"index", "timestep", "mode": "full"|"cached", "milliseconds"}],
+  ///  "cache": {"interval", "branch_id", "bytes"}, "totals": {"milliseconds", "full_steps", "cached_steps"}, and, if there
+  ///  is one, "compare": {"milliseconds_uncached", "speedup", "psnr_db", "ssim"}}
+  std::string json() const;
+
+  /// For image number `index` of the batch: "parameters" in the convention of web UIs, and "deepcache" in JSON.
+  PngText png_text(std::int64_t index) const;
+};
+
+/// Writes a text file that is whole or absent. @throws std::runtime_error if it can't be written.
+void save_text(const std::string& text, const std::filesystem::path& file);
+
+}  // namespace deepcache

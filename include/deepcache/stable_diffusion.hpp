@@ -1,0 +1,90 @@
+#pragma once
+
+#include <torch/types.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "deepcache/unet.hpp"
+
+/// Text to image with a Stable Diffusion model package (made by tools/export.py).
+///
+///   auto pipe = deepcache::StableDiffusionPipeline::load("models/emoji");
+///   deepcache::Helper helper(pipe);
+///   helper.set_params({.cache_interval = 3});
+///   helper.enable();
+///   auto result = pipe("red heart", {.num_inference_steps = 50, .guidance_scale = 5.0});
+///   deepcache::save_png(result.images[0], "heart.png");
+///
+/// Not for training, and not for diffusers folders as they are: export them first.
+namespace deepcache {
+
+/// What a step callback sees.
+struct PipelineStep {
+  std::int64_t step_index;  ///< of the UNet call that was just done, 0 .. num_steps - 1
+  std::int64_t num_steps;   ///< UNet calls of the run
+  double timestep;          ///< of the noise process
+  const torch::Tensor& latents;  ///< after the step, [B, C, h, w]
+};
+
+/// Defaults are those of diffusers' StableDiffusionPipeline.__call__.
+struct TextToImageParams {
+  std::string negative_prompt = {};       ///< used if guidance_scale is above 1
+  std::int64_t num_inference_steps = 50;  ///< 1 to the model's training steps
+  double guidance_scale = 7.5;            ///< classifier-free guidance (arXiv 2207.12598); 1 or below: none
+  std::int64_t height = 0;                ///< pixels, a multiple of the VAE's factor; 0: the model's own size
+  std::int64_t width = 0;                 ///< likewise
+  std::int64_t num_images_per_prompt = 1;
+  std::vector<std::uint64_t> seeds = {0};  ///< one, for noise drawn as Python draws it from one CPU generator for the whole
+                                           ///< batch; or one for each image, as from a list of generators
+  double eta = 0.0;                        ///< DDIM's, 0 to 1; other schedulers have none and want 0
+  torch::Tensor latents = {};  ///< if defined, the initial noise (of unit variance), [B, C, h, w], instead of the seeds'
+  bool decode = true;          ///< false: latents only, as diffusers' output_type="latent"
+  std::function<bool(const PipelineStep&)> callback = {};  ///< after each step; returning false ends the run
+};
+
+struct TextToImageResult {
+  torch::Tensor images;   ///< [B, 3, H, W], float32 in [0, 1], on the CPU; undefined if not decoded or cancelled
+  torch::Tensor latents;  ///< [B, C, h, w] in the model's dtype on its device
+  bool cancelled = false;
+};
+
+class StableDiffusionPipeline {
+ public:
+  /// @param folder  a model package; each file is checked against its manifest
+  /// @throws std::runtime_error if a file is missing, damaged, or not what it should be.
+  /// @throws std::invalid_argument if the device isn't there.
+  static StableDiffusionPipeline load(const std::filesystem::path& folder, torch::Device device = torch::kCPU);
+
+  ~StableDiffusionPipeline();
+  StableDiffusionPipeline(StableDiffusionPipeline&&) noexcept;
+  StableDiffusionPipeline& operator=(StableDiffusionPipeline&&) noexcept;
+
+  /// Runs one prompt, or several as one batch: images of the first prompt come first.
+  /// Begins a run of the enabled helper, if there is one.
+  /// @throws std::invalid_argument if a parameter is out of its range (the message names the range).
+  TextToImageResult operator()(const std::string& prompt, const TextToImageParams& params = {});
+  TextToImageResult operator()(const std::vector<std::string>& prompts, const TextToImageParams& params = {});
+
+  /// Images [B, 3, H, W], float32 in [0, 1], on the CPU, of latents as `operator()` returns them.
+  torch::Tensor decode(const torch::Tensor& latents) const;
+
+  /// Another scheduler with the package's settings: "ddim", "plms", or a class name of diffusers.
+  /// @throws std::invalid_argument if it isn't known.
+  void set_scheduler(std::string_view class_name);
+  std::string scheduler_name() const;
+
+  UNet unet() const;
+
+ private:
+  struct Impl;
+  explicit StableDiffusionPipeline(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace deepcache

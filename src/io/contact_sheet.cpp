@@ -1,0 +1,80 @@
+#include <stb_easy_font.h>
+
+#include <algorithm>
+#include <array>
+
+#include "deepcache/image.hpp"
+#include "error.hpp"
+
+namespace deepcache {
+namespace {
+
+constexpr std::int64_t kMargin = 12;
+constexpr std::int64_t kTextScale = 2;
+constexpr std::int64_t kLineHeight = 14 * kTextScale;
+
+std::string printable(std::string text) {
+  // Each UTF-8 sequence becomes one "?": its continuation bytes go.
+  std::erase_if(text, [](char c) { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; });
+  std::replace_if(text.begin(), text.end(), [](unsigned char c) { return c < 32 || c > 126; }, '?');
+  return text;
+}
+
+/// Text in black; what doesn't fit into `width` pixels is cut.
+void draw_text(torch::Tensor& canvas, std::int64_t left, std::int64_t top, std::int64_t width, std::string text) {
+  struct Vertex {
+    float x, y, z;
+    std::array<unsigned char, 4> color;
+  };
+  text = printable(std::move(text));
+  while (!text.empty() && stb_easy_font_width(text.data()) * kTextScale > width) text.pop_back();
+  std::vector<Vertex> vertices(text.size() * 280 / sizeof(Vertex) + 4);  // stb asks for 270 bytes a character
+  const auto quads = stb_easy_font_print(0, 0, text.data(), nullptr, vertices.data(),
+                                         static_cast<int>(vertices.size() * sizeof(Vertex)));
+  for (int quad = 0; quad < quads; ++quad) {
+    const auto& from = vertices[static_cast<std::size_t>(quad) * 4];
+    const auto& to = vertices[static_cast<std::size_t>(quad) * 4 + 2];
+    const auto scaled = [](float v) { return static_cast<std::int64_t>(v) * kTextScale; };
+    canvas.slice(1, top + scaled(from.y), top + scaled(to.y)).slice(2, left + scaled(from.x), left + scaled(to.x)).fill_(0);
+  }
+}
+
+torch::Tensor enlarge(const torch::Tensor& image, std::int64_t scale) {
+  return image.repeat_interleave(scale, 1).repeat_interleave(scale, 2);
+}
+
+}  // namespace
+
+torch::Tensor contact_sheet(const std::vector<std::string>& titles, const std::vector<ContactRow>& rows,
+                            std::int64_t scale) {
+  check_argument(!titles.empty() && !rows.empty() && scale >= 1,
+                 "a contact sheet needs titles, rows and a scale of 1 or more, got {} titles, {} rows and scale {}",
+                 titles.size(), rows.size(), scale);
+  for (const auto& row : rows) {
+    check_argument(row.images.size() == titles.size(), "row \"{}\" has {} images for {} titles", row.caption,
+                   row.images.size(), titles.size());
+    for (const auto& image : row.images)
+      check_argument(image.dim() == 3 && image.sizes() == rows[0].images[0].sizes(),
+                     "images of a contact sheet must have one size, got [{}] and [{}]",
+                     fmt::join(rows[0].images[0].sizes(), ", "), fmt::join(image.sizes(), ", "));
+  }
+  const auto height = rows[0].images[0].size(1) * scale, width = rows[0].images[0].size(2) * scale;
+  const auto columns = static_cast<std::int64_t>(titles.size());
+  const auto row_height = kLineHeight + height + kMargin;
+  const auto sheet_width = columns * (width + kMargin) + kMargin;
+  auto canvas = torch::ones({3, kMargin + kLineHeight + static_cast<std::int64_t>(rows.size()) * row_height, sheet_width});
+  for (std::int64_t column = 0; column < columns; ++column)
+    draw_text(canvas, kMargin + column * (width + kMargin), kMargin, width, titles[static_cast<std::size_t>(column)]);
+  auto top = kMargin + kLineHeight;
+  for (const auto& row : rows) {
+    draw_text(canvas, kMargin, top, sheet_width - 2 * kMargin, row.caption);
+    for (std::int64_t column = 0; column < columns; ++column)
+      canvas.slice(1, top + kLineHeight, top + kLineHeight + height)
+          .slice(2, kMargin + column * (width + kMargin), kMargin + column * (width + kMargin) + width)
+          .copy_(enlarge(row.images[static_cast<std::size_t>(column)], scale));
+    top += row_height;
+  }
+  return canvas;
+}
+
+}  // namespace deepcache

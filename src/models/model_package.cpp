@@ -1,0 +1,58 @@
+#include "models/model_package.hpp"
+
+#include <nlohmann/json.hpp>
+
+#include "error.hpp"
+#include "io/files.hpp"
+
+namespace deepcache {
+namespace {
+
+constexpr const char* kManifest = "deepcache.json";
+constexpr int kFormatVersion = 1;
+
+torch::Dtype dtype_from(const std::string& name, const std::filesystem::path& manifest) {
+  static const std::map<std::string, torch::Dtype> dtypes{
+      {"float32", torch::kFloat}, {"float16", torch::kHalf}, {"bfloat16", torch::kBFloat16}};
+  const auto found = dtypes.find(name);
+  check_data(found != dtypes.end(), "{}: dtype must be float32, float16 or bfloat16, got \"{}\"", manifest.string(), name);
+  return found->second;
+}
+
+}  // namespace
+
+ModelPackage::ModelPackage(std::filesystem::path folder) : folder_(std::move(folder)) {
+  const auto manifest = folder_ / kManifest;
+  check_data(std::filesystem::is_directory(folder_), "no such folder: {}", folder_.string());
+  check_data(std::filesystem::exists(manifest), "{} is no model package: it has no {}; tools/export.py makes packages",
+             folder_.string(), kManifest);
+  const auto json = read_json(manifest);
+  try {
+    const auto version = json.at("format_version").get<int>();
+    check_data(version == kFormatVersion, "{}: this library reads package format {}, got {}; export the model again",
+               manifest.string(), kFormatVersion, version);
+    family_ = json.at("family").get<std::string>();
+    dtype_ = dtype_from(json.at("dtype").get<std::string>(), manifest);
+    for (const auto& [name, entry] : json.at("files").items())
+      files_[name] = {entry.at("bytes").get<std::uint64_t>(), entry.at("sha256").get<std::string>()};
+  } catch (const nlohmann::json::exception& error) {
+    throw std::runtime_error(fmt::format("{} is malformed: {}", manifest.string(), error.what()));
+  }
+}
+
+std::filesystem::path ModelPackage::file(const std::string& name) const {
+  const auto entry = files_.find(name);
+  check_data(entry != files_.end(), "{} lists no {}: the package is of another family, or incomplete",
+             (folder_ / kManifest).string(), name);
+  const auto path = folder_ / name;
+  check_data(std::filesystem::is_regular_file(path), "no such file: {}", path.string());
+  const auto bytes = std::filesystem::file_size(path);
+  check_data(bytes == entry->second.bytes, "{} is damaged: it has {} bytes, the manifest says {}", path.string(), bytes,
+             entry->second.bytes);
+  check_data(sha256(path) == entry->second.sha256, "{} is damaged: its SHA-256 isn't the manifest's", path.string());
+  return path;
+}
+
+torch::jit::Module ModelPackage::network(const std::string& name) const { return load_module(file(name), dtype_); }
+
+}  // namespace deepcache

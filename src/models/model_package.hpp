@@ -1,0 +1,42 @@
+#pragma once
+
+#include <torch/types.h>
+
+#include <filesystem>
+#include <map>
+#include <string>
+
+#include "core/torchscript.hpp"
+
+namespace deepcache {
+
+/// A folder that tools/export.py wrote (docs/export.md). Files are checked against the manifest when they are opened.
+class ModelPackage {
+ public:
+  /// Reads deepcache.json.
+  /// @throws std::runtime_error if it is missing or malformed, of another format version, or names an unknown dtype.
+  explicit ModelPackage(std::filesystem::path folder);
+
+  const std::string& family() const { return family_; }
+  /// That the networks run in.
+  torch::Dtype dtype() const { return dtype_; }
+
+  /// The path of one of the package's files, such as "unet/config.json".
+  /// @throws std::runtime_error if it isn't in the manifest, is missing, or has another size or SHA-256 than it says.
+  std::filesystem::path file(const std::string& name) const;
+
+  /// A network, on the CPU, weights in `dtype()`. @throws std::runtime_error as `file`, or if it can't be read.
+  torch::jit::Module network(const std::string& name) const;
+
+ private:
+  struct Entry {
+    std::uint64_t bytes;
+    std::string sha256;
+  };
+  std::filesystem::path folder_;
+  std::string family_;
+  torch::Dtype dtype_ = torch::kFloat;
+  std::map<std::string, Entry> files_;
+};
+
+}  // namespace deepcache

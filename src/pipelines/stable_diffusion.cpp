@@ -1,0 +1,211 @@
+#include "deepcache/stable_diffusion.hpp"
+
+#include <torch/types.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "core/torchscript.hpp"
+#include "deepcache/noise.hpp"
+#include "deepcache/scheduler.hpp"
+#include "deepcache/tokenizer.hpp"
+#include "error.hpp"
+#include "io/files.hpp"
+#include "log.hpp"
+#include "models/model_package.hpp"
+
+namespace deepcache {
+namespace {
+
+/// What the pipeline needs of unet/config.json and vae/config.json.
+struct LatentSpace {
+  std::int64_t channels;
+  std::int64_t sample_size;  // latents of the model's own image size
+  std::int64_t factor;       // pixels to a latent
+  double scaling_factor;
+};
+
+LatentSpace read_latent_space(const ModelPackage& package) {
+  const auto unet_file = package.file("unet/config.json"), vae_file = package.file("vae/config.json");
+  const auto unet = read_json(unet_file), vae = read_json(vae_file);
+  try {
+    const auto levels = vae.at("block_out_channels").size();
+    check_data(levels >= 1 && levels < 16, "{}: block_out_channels must have 1 to 15 entries, got {}", vae_file.string(),
+               levels);
+    return {.channels = unet.at("in_channels").get<std::int64_t>(),
+            .sample_size = unet.at("sample_size").get<std::int64_t>(),
+            .factor = std::int64_t{1} << (levels - 1),
+            .scaling_factor = vae.at("scaling_factor").get<double>()};
+  } catch (const nlohmann::json::exception& error) {
+    throw std::runtime_error(
+        fmt::format("{} or {} is malformed: {}", unet_file.string(), vae_file.string(), error.what()));
+  }
+}
+
+const ModelPackage& check_family(const ModelPackage& package, const std::filesystem::path& folder) {
+  check_data(package.family() == "stable-diffusion", "{} holds a model of family \"{}\"; this pipeline runs \"stable-diffusion\"",
+             folder.string(), package.family());
+  return package;
+}
+
+std::filesystem::path tokenizer_folder(const ModelPackage& package) {
+  for (const char* optional : {"tokenizer/tokenizer_config.json", "tokenizer/special_tokens_map.json"})
+    package.file(optional);  // checked, like the others
+  package.file("tokenizer/merges.txt");
+  return package.file("tokenizer/vocab.json").parent_path();
+}
+
+}  // namespace
+
+struct StableDiffusionPipeline::Impl {
+  Impl(const ModelPackage& package, torch::Device target)
+      : device(target),
+        dtype(package.dtype()),
+        space(read_latent_space(package)),
+        scheduler_config(package.file("scheduler/scheduler_config.json")),
+        scheduler(Scheduler::from_config(scheduler_config)),
+        tokenizer(CLIPTokenizer::load(tokenizer_folder(package))),
+        text_encoder(package.network("text_encoder/model.pt"), device),
+        unet(UNet::load(package.file("unet/model.pt"), device, dtype)),
+        vae_decoder(package.network("vae/decoder.pt"), device) {}
+
+  torch::Tensor encode(const std::vector<std::string>& texts) const {
+    const auto length = tokenizer.model_max_length();
+    std::vector<std::int64_t> ids;
+    for (const auto& text : texts) {
+      const auto encoded = tokenizer.encode(text);
+      ids.insert(ids.end(), encoded.begin(), encoded.end());
+      const auto count = static_cast<std::int64_t>(tokenizer.tokenize(text).size());
+      if (count > length - 2)
+        log(LogLevel::kWarning, fmt::format("the prompt has {} tokens, the model reads the first {}: \"{}\"", count,
+                                            length - 2, text));
+    }
+    const auto shape = std::vector<std::int64_t>{static_cast<std::int64_t>(texts.size()), length};
+    return text_encoder(torch::tensor(ids).reshape(shape).to(device));
+  }
+
+  /// [B, L, D], or with guidance [2B, L, D]: unconditional half first.
+  torch::Tensor text_embeddings(const std::vector<std::string>& prompts, const TextToImageParams& params) const {
+    const auto repeat = [&](const torch::Tensor& embeddings) {
+      return embeddings.repeat_interleave(params.num_images_per_prompt, 0);
+    };
+    const auto conditional = repeat(encode(prompts));
+    if (params.guidance_scale <= 1) return conditional;
+    const std::vector<std::string> negative(prompts.size(), params.negative_prompt);
+    return torch::cat({repeat(encode(negative)), conditional});
+  }
+
+  /// The latents' height or width for a number of pixels.
+  std::int64_t latent_side(std::int64_t pixels, const char* name) const {
+    if (pixels == 0) return space.sample_size;
+    const auto below = std::max<std::int64_t>(1, pixels / space.factor) * space.factor;
+    check_argument(pixels > 0 && pixels % space.factor == 0,
+                   "{} must be a positive multiple of {} for this model; the nearest to {} are {} and {}", name,
+                   space.factor, pixels, below, below + space.factor);
+    return pixels / space.factor;
+  }
+
+  torch::Tensor initial_latents(std::int64_t batch, const TextToImageParams& params, NoiseGenerator& noise) const {
+    const std::vector<std::int64_t> shape{batch, space.channels, latent_side(params.height, "height"),
+                                          latent_side(params.width, "width")};
+    const auto options = torch::TensorOptions().dtype(dtype).device(device);
+    if (params.latents.defined())
+      check_argument(params.latents.sizes() == shape && params.latents.is_floating_point(),
+                     "latents must be floating-point values of shape [{}], got {} [{}]", fmt::join(shape, ", "),
+                     c10::toString(params.latents.scalar_type()), fmt::join(params.latents.sizes(), ", "));
+    const auto latents = params.latents.defined() ? params.latents.to(options) : noise.randn(shape, options);
+    return latents * scheduler->init_noise_sigma();
+  }
+
+  torch::Tensor decode(const torch::Tensor& latents) const {
+    const auto decoded = vae_decoder((latents / space.scaling_factor).to(dtype));
+    return (decoded.to(torch::kFloat) / 2 + 0.5).clamp(0, 1).cpu();
+  }
+
+  static void check(const std::vector<std::string>& prompts, const TextToImageParams& params) {
+    check_argument(!prompts.empty(), "there must be one prompt or more, got none");
+    check_argument(params.num_images_per_prompt >= 1, "num_images_per_prompt must be 1 or above, got {}",
+                   params.num_images_per_prompt);
+    check_argument(std::isfinite(params.guidance_scale), "guidance_scale must be a finite number, got {}",
+                   params.guidance_scale);
+    check_argument(params.eta >= 0 && params.eta <= 1, "eta must be 0 to 1, got {}", params.eta);
+    const auto batch = prompts.size() * static_cast<std::size_t>(params.num_images_per_prompt);
+    check_argument(params.seeds.size() == 1 || params.seeds.size() == batch,
+                   "there must be one seed, or one for each of the {} images, got {}", batch, params.seeds.size());
+  }
+
+  TextToImageResult run(const std::vector<std::string>& prompts, const TextToImageParams& params) {
+    check(prompts, params);
+    const torch::NoGradGuard no_grad;
+    const bool guided = params.guidance_scale > 1;
+    const auto batch = static_cast<std::int64_t>(prompts.size()) * params.num_images_per_prompt;
+    scheduler->set_timesteps(params.num_inference_steps);
+    NoiseGenerator noise(params.seeds);
+    auto latents = initial_latents(batch, params, noise);
+    const auto embeddings = text_embeddings(prompts, params);
+
+    const auto timesteps = scheduler->timesteps().to(torch::kDouble).contiguous();
+    const std::span schedule(timesteps.data_ptr<double>(), static_cast<std::size_t>(timesteps.numel()));
+    const auto device_timesteps = scheduler->timesteps().to(device);
+    unet.begin_run(schedule);
+    for (std::int64_t i = 0; i < timesteps.numel(); ++i) {
+      const auto input = scheduler->scale_model_input(guided ? torch::cat({latents, latents}) : latents, i);
+      auto prediction = unet(input, device_timesteps[i], embeddings);
+      if (guided) {
+        const auto halves = prediction.chunk(2);
+        prediction = halves[0] + params.guidance_scale * (halves[1] - halves[0]);
+      }
+      latents = scheduler->step(prediction, i, latents, {.eta = params.eta, .noise = &noise});
+      if (params.callback &&
+          !params.callback({i, timesteps.numel(), schedule[static_cast<std::size_t>(i)], latents}))
+        return {.images = {}, .latents = latents, .cancelled = true};
+    }
+    return {.images = params.decode ? decode(latents) : torch::Tensor(), .latents = latents};
+  }
+
+  torch::Device device;
+  torch::Dtype dtype;
+  LatentSpace space;
+  std::filesystem::path scheduler_config;
+  std::unique_ptr<Scheduler> scheduler;
+  CLIPTokenizer tokenizer;
+  Network text_encoder;
+  UNet unet;
+  Network vae_decoder;
+};
+
+StableDiffusionPipeline::StableDiffusionPipeline(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+StableDiffusionPipeline::~StableDiffusionPipeline() = default;
+StableDiffusionPipeline::StableDiffusionPipeline(StableDiffusionPipeline&&) noexcept = default;
+StableDiffusionPipeline& StableDiffusionPipeline::operator=(StableDiffusionPipeline&&) noexcept = default;
+
+StableDiffusionPipeline StableDiffusionPipeline::load(const std::filesystem::path& folder, torch::Device device) {
+  check_device(device);
+  const ModelPackage package(folder);
+  return StableDiffusionPipeline(std::make_unique<Impl>(check_family(package, folder), device));
+}
+
+TextToImageResult StableDiffusionPipeline::operator()(const std::string& prompt, const TextToImageParams& params) {
+  return impl_->run({prompt}, params);
+}
+
+TextToImageResult StableDiffusionPipeline::operator()(const std::vector<std::string>& prompts,
+                                                      const TextToImageParams& params) {
+  return impl_->run(prompts, params);
+}
+
+torch::Tensor StableDiffusionPipeline::decode(const torch::Tensor& latents) const {
+  const torch::NoGradGuard no_grad;
+  return impl_->decode(latents);
+}
+
+void StableDiffusionPipeline::set_scheduler(std::string_view class_name) {
+  impl_->scheduler = Scheduler::from_config(impl_->scheduler_config, class_name);
+}
+
+std::string StableDiffusionPipeline::scheduler_name() const { return impl_->scheduler->name(); }
+
+UNet StableDiffusionPipeline::unet() const { return impl_->unet; }
+
+}  // namespace deepcache
