@@ -63,8 +63,10 @@ void save_png(const torch::Tensor& image, const std::filesystem::path& file, con
   auto owned_text = text;
   const auto chunks = text_chunks(owned_text);
   std::string bytes;
-  const auto ignore = [](png_structp, png_const_charp) {};
-  auto* png = png_create_write_struct(PNG_LIBPNG_VER_STRING, nullptr, nullptr, ignore);
+  // Without these, libpng prints.
+  const auto on_error = [](png_structp writer, png_const_charp) { png_longjmp(writer, 1); };
+  const auto on_warning = [](png_structp, png_const_charp) {};
+  auto* png = png_create_write_struct(PNG_LIBPNG_VER_STRING, nullptr, on_error, on_warning);
   auto* info = png != nullptr ? png_create_info_struct(png) : nullptr;
   bool good = info != nullptr;
   if (good) {

@@ -1,0 +1,76 @@
+#include "io/files.hpp"
+
+#include <gtest/gtest.h>
+#include <torch/serialize.h>
+
+#include <nlohmann/json.hpp>
+
+#include "deepcache/tensor_io.hpp"
+#include "expect_error.hpp"
+#include "temporary_folder.hpp"
+#include "tensor_near.hpp"
+
+namespace deepcache {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::vector<fs::path> files_in(const fs::path& folder) {
+  return {fs::directory_iterator(folder), fs::directory_iterator()};
+}
+
+TEST(Files, WrittenIsRead) {
+  const TemporaryFolder folder;
+  const std::string bytes("a\0b\r\n\xff", 6);
+  write_file(folder.path() / "f", bytes);
+  write_file(folder.path() / "f", bytes);  // replaces
+  EXPECT_EQ(read_file(folder.path() / "f"), bytes);
+  EXPECT_EQ(files_in(folder.path()).size(), 1U);
+}
+
+TEST(Files, UnwritableLeavesNothing) {
+  const TemporaryFolder folder;
+  expect_error<std::runtime_error>([&] { write_file(folder.path() / "absent/f", "x"); }, {"can't write", "absent"});
+  fs::create_directory(folder.path() / "taken");
+  expect_error<std::runtime_error>([&] { write_file(folder.path() / "taken", "x"); }, {"can't write", "taken"});
+  EXPECT_EQ(files_in(folder.path()), (std::vector<fs::path>{folder.path() / "taken"}));
+}
+
+TEST(Files, ReadingErrorsNameTheFile) {
+  const TemporaryFolder folder;
+  expect_error<std::runtime_error>([&] { read_file(folder.path() / "absent"); }, {"no such file", "absent"});
+  expect_error<std::runtime_error>([&] { read_file(folder.path()); }, {"no such file"});
+  write_file(folder.path() / "bad.json", "{\"a\": ");
+  expect_error<std::runtime_error>([&] { read_json(folder.path() / "bad.json"); }, {"bad.json isn't valid JSON"});
+}
+
+TEST(Files, Sha256OfKnownText) {  // FIPS 180-4's example
+  const TemporaryFolder folder;
+  write_file(folder.path() / "abc", "abc");
+  EXPECT_EQ(sha256(folder.path() / "abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+  expect_error<std::runtime_error>([&] { sha256(folder.path() / "absent"); }, {"no such file"});
+}
+
+TEST(TensorFiles, SavedIsLoaded) {
+  const TemporaryFolder folder;
+  for (const auto dtype : {torch::kFloat, torch::kHalf, torch::kBFloat16, torch::kLong}) {
+    const auto tensor = torch::arange(24).reshape({2, 3, 4}).to(dtype).transpose(0, 2);
+    save_tensor(tensor, folder.path() / "t.pt");
+    expect_tensor_near(load_tensor(folder.path() / "t.pt"), tensor, 0);
+  }
+}
+
+TEST(TensorFiles, Errors) {
+  const TemporaryFolder folder;
+  const auto file = folder.path() / "t.pt";
+  expect_error<std::runtime_error>([&] { load_tensor(file); }, {"no such file", "t.pt"});
+  write_file(file, "not a tensor");
+  expect_error<std::runtime_error>([&] { load_tensor(file); }, {"t.pt isn't a file that torch.save wrote"});
+  const auto list = torch::pickle_save(c10::IValue(std::vector<torch::Tensor>{torch::ones(1)}));
+  write_file(file, {list.data(), list.size()});
+  expect_error<std::runtime_error>([&] { load_tensor(file); }, {"must hold a single tensor, it holds"});
+  expect_error<std::runtime_error>([&] { save_tensor(torch::ones(1), folder.path() / "absent/t.pt"); }, {"can't write"});
+}
+
+}  // namespace
+}  // namespace deepcache

@@ -1,0 +1,164 @@
+#include "core/graph_cut.hpp"
+
+#include <gtest/gtest.h>
+
+#include "expect_error.hpp"
+#include "networks.hpp"
+#include "tensor_near.hpp"
+
+namespace deepcache {
+namespace {
+
+Graph unet_graph(const std::string& variant) { return inference_graph(load_module(unet_file(variant), torch::kFloat)); }
+
+std::size_t node_count(const Graph& graph) {
+  return static_cast<std::size_t>(std::distance(graph->nodes().begin(), graph->nodes().end()));
+}
+
+bool holds_tensor(const torch::jit::Graph& graph, const void* data) {
+  for (const auto* node : graph.nodes()) {
+    if (node->kind() != c10::prim::Constant) continue;
+    const auto value = torch::jit::toIValue(node->output());
+    if (value && value->isTensor() && value->toTensor().defined() && value->toTensor().data_ptr() == data) return true;
+  }
+  return false;
+}
+
+TEST(GraphCut, FindsEverySkipConcatenationByName) {
+  const std::map<std::string, std::size_t> counts{{"sd1", 12}, {"sd2", 12}, {"one_layer", 8}, {"three_layers", 16}};
+  for (const auto& [variant, count] : counts) {
+    const auto names = skip_concatenation_names(unet_graph(variant));
+    ASSERT_EQ(names.size(), count) << variant;
+    const auto layers = count / 4;
+    for (std::size_t branch = 0; branch < count; ++branch)
+      EXPECT_EQ(names[branch], "up_blocks." + std::to_string(3 - branch / layers) + ".resnets." +
+                                   std::to_string(layers - 1 - branch % layers));
+  }
+}
+
+TEST(GraphCut, FullAndShallowAreBitEqualToTheNetwork) {
+  for (const auto& variant : kVariants) {
+    const auto graph = unet_graph(variant);
+    const auto inputs = unet_inputs(variant, 0, 2, 13, 17);
+    const auto expected = first_tensor(Program(graph, "plain").run(inputs).at(0));
+    for (std::size_t branch = 0; branch < skip_concatenations(graph).size(); ++branch) {
+      const auto [full, shallow] = cut(graph, static_cast<std::int64_t>(branch));
+      const auto outputs = Program(full, "full").run(inputs);
+      ASSERT_EQ(outputs.size(), 2U);
+      EXPECT_TRUE(first_tensor(outputs[0]).equal(expected)) << variant << ", branch " << branch;
+      auto shallow_inputs = inputs;
+      shallow_inputs.push_back(outputs[1]);
+      EXPECT_TRUE(first_tensor(Program(shallow, "shallow").run(shallow_inputs).at(0)).equal(expected))
+          << variant << ", branch " << branch;
+    }
+  }
+}
+
+TEST(GraphCut, ShallowerCutsKeepLessAndTheGraphStaysWhole) {
+  const auto graph = unet_graph("sd1");
+  const auto before = node_count(graph);
+  std::size_t previous = 0;
+  for (std::int64_t branch = 0; branch < 12; ++branch) {
+    const auto size = node_count(cut(graph, branch).shallow);
+    EXPECT_GT(size, previous) << branch;
+    EXPECT_LT(size, before) << branch;
+    previous = size;
+  }
+  EXPECT_EQ(node_count(graph), before);
+  EXPECT_LT(node_count(cut(graph, 0).shallow), before / 5);
+}
+
+TEST(GraphCut, WeightsAreShared) {
+  const auto module = load_module(unet_file("sd1"), torch::kFloat);
+  const auto weight = module.attr("conv_out").toModule().attr("weight").toTensor();
+  const auto deep = module.attr("mid_block").toModule().attr("resnets").toModule().attr("0").toModule().attr("conv1");
+  const auto graph = inference_graph(module);
+  const auto [full, shallow] = cut(graph, 0);
+  for (const auto& part : {graph, full, shallow}) EXPECT_TRUE(holds_tensor(*part, weight.data_ptr()));
+  EXPECT_TRUE(holds_tensor(*full, deep.toModule().attr("weight").toTensor().data_ptr()));
+  EXPECT_FALSE(holds_tensor(*shallow, deep.toModule().attr("weight").toTensor().data_ptr()));
+}
+
+TEST(GraphCut, OnlyConcatenationsOfTwoAlongDimensionOneCount) {
+  const auto graph = inference_graph(make_module(R"(
+    def forward(self, x):
+        a = torch.cat([x, x], -1)
+        b = torch.cat([x, x, x], 1)
+        h = torch.conv2d(x, self.weight)
+        return torch.cat([h, x], 1), a, b
+  )"));
+  EXPECT_EQ(skip_concatenations(graph).size(), 1U);
+  EXPECT_EQ(skip_concatenation_names(graph), std::vector<std::string>{""});
+}
+
+TEST(GraphCut, RefusesWhatItCannotCut) {
+  expect_error<std::invalid_argument>(
+      [] {
+        skip_concatenations(inference_graph(make_module(R"(
+          def forward(self, x):
+              return torch.conv2d(x, self.weight)
+        )")));
+      },
+      {"no skip concatenation"});
+  expect_error<std::invalid_argument>(
+      [] {
+        skip_concatenations(inference_graph(make_module(R"(
+          def forward(self, x):
+              h = torch.conv2d(x, self.weight)
+              if bool(h.sum() > 0):
+                  h = torch.cat([h, x], 1)
+              return h
+        )")));
+      },
+      {"control flow", "torch.jit.trace"});
+}
+
+TEST(InferenceGraph, RefusesTrainingAndSelfChange) {
+  auto module = make_module(R"(
+    def forward(self, x):
+        return x
+  )");
+  module.register_attribute("training", c10::BoolType::get(), true);
+  expect_error<std::invalid_argument>([&] { inference_graph(module); }, {"training mode", "eval()"});
+  torch::jit::Module counter("counter");
+  counter.register_buffer("calls", torch::zeros({}));
+  counter.define(R"(
+    def forward(self, x):
+        self.calls = self.calls + 1
+        return x + self.calls
+  )");
+  counter.eval();
+  expect_error<std::invalid_argument>([&] { inference_graph(counter); }, {"changes its own attribute \"calls\""});
+}
+
+TEST(InferenceGraph, LeavesTheModuleAsItWas) {
+  const auto module = load_module(unet_file("sd1"), torch::kFloat);
+  const auto before = module.dump_to_str(true, true, false);
+  inference_graph(module);
+  EXPECT_EQ(module.dump_to_str(true, true, false), before);
+}
+
+TEST(MoveGraph, MovesTensorsAndDeviceConstants) {
+  const auto graph = inference_graph(make_module(R"(
+    def forward(self, x):
+        y = torch.zeros([2, 3], device=torch.device("cpu"))
+        return torch.conv2d(x, self.weight), y + x.mean()
+  )"));
+  move_graph(*graph, torch::kMeta);
+  bool any_device = false;
+  for (const auto* node : graph->nodes()) {
+    const auto value = node->kind() == c10::prim::Constant ? torch::jit::toIValue(node->output()) : std::nullopt;
+    if (!value) continue;
+    if (value->isTensor()) {
+      EXPECT_TRUE(value->toTensor().is_meta() || value->toTensor().dim() == 0);
+    }
+    if (value->isDevice()) {
+      EXPECT_TRUE(value->toDevice().is_meta());
+    }
+    any_device = any_device || value->isDevice() || (value->isTensor() && value->toTensor().sizes() == c10::IntArrayRef{2, 3});
+  }
+  EXPECT_TRUE(any_device);
+}
+
+}  // namespace
+}  // namespace deepcache

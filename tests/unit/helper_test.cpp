@@ -1,0 +1,335 @@
+#include "deepcache/helper.hpp"
+
+#include <gtest/gtest.h>
+
+#include <thread>
+
+#include "expect_error.hpp"
+#include "networks.hpp"
+
+namespace deepcache {
+namespace {
+
+torch::Tensor call(const UNet& unet, int seed, std::int64_t batch = 1, std::int64_t side = 8) {
+  return first_tensor(unet.forward(unet_inputs("sd1", seed, batch, side, side)));
+}
+
+std::vector<torch::Tensor> run(const UNet& unet, int steps, int seed = 0) {
+  unet.begin_run();
+  std::vector<torch::Tensor> outputs;
+  for (int i = 0; i < steps; ++i) outputs.push_back(call(unet, seed + i));
+  return outputs;
+}
+
+std::vector<bool> full_steps(const Helper& helper) {
+  std::vector<bool> full;
+  for (const auto& step : helper.stats().steps) full.push_back(step.full);
+  return full;
+}
+
+bool equal(const std::vector<torch::Tensor>& a, const std::vector<torch::Tensor>& b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const auto& x, const auto& y) { return x.equal(y); });
+}
+
+TEST(Helper, DisabledOrIntervalOneIsBitEqualToTheUNet) {
+  const auto unet = test_unet();
+  const auto expected = run(unet, 4);
+  Helper helper(unet);
+  helper.set_params({.cache_interval = 3});
+  EXPECT_TRUE(equal(run(unet, 4), expected));
+  helper.set_params({.cache_interval = 1});
+  helper.enable();
+  EXPECT_TRUE(equal(run(unet, 4), expected));
+  EXPECT_EQ(helper.stats().full_steps, 4);
+  EXPECT_EQ(helper.stats().cache_bytes, 0);
+  helper.disable();
+  EXPECT_TRUE(equal(run(unet, 4), expected));
+}
+
+TEST(Helper, CachedStepsDifferButAreFinite) {
+  const auto unet = test_unet();
+  const auto expected = run(unet, 4);
+  Helper helper(unet);
+  helper.set_params({.cache_interval = 2});
+  helper.enable();
+  const auto outputs = run(unet, 4);
+  EXPECT_EQ(full_steps(helper), (std::vector<bool>{true, false, true, false}));
+  for (std::size_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(outputs[i].equal(expected[i]), i % 2 == 0) << i;
+    EXPECT_TRUE(outputs[i].isfinite().all().item<bool>());
+  }
+}
+
+TEST(Helper, CachedStepOnEqualInputIsBitEqual) {
+  for (const auto& variant : kVariants) {
+    const auto unet = test_unet(variant);
+    const auto inputs = unet_inputs(variant);
+    const auto expected = first_tensor(unet.forward(inputs));
+    Helper helper(unet);
+    helper.enable();
+    for (std::int64_t branch = 0; branch < unet.num_branches(); ++branch) {
+      helper.set_params({.cache_interval = 2, .cache_branch_id = branch});
+      helper.reset();
+      EXPECT_TRUE(first_tensor(unet.forward(inputs)).equal(expected));
+      EXPECT_TRUE(first_tensor(unet.forward(inputs)).equal(expected)) << variant << ", branch " << branch;
+      EXPECT_EQ(helper.stats().cached_steps, 1);
+    }
+  }
+}
+
+TEST(Helper, TwoRunsEqualTwoFreshRuns) {
+  const auto unet = test_unet();
+  Helper helper(unet);
+  helper.set_params({.cache_interval = 3});
+  helper.enable();
+  const auto first = run(unet, 5, 0), second = run(unet, 5, 100);
+  const auto fresh = test_unet();
+  Helper another(fresh);
+  another.set_params({.cache_interval = 3});
+  another.enable();
+  EXPECT_TRUE(equal(run(fresh, 5, 100), second));
+  EXPECT_TRUE(equal(run(fresh, 5, 0), first));
+}
+
+TEST(Helper, EnablingAndDisablingTwice) {
+  const auto unet = test_unet();
+  Helper helper(unet);
+  helper.set_params({.cache_interval = 2});
+  helper.enable();
+  call(unet, 0);
+  helper.enable();  // goes on
+  call(unet, 1);
+  EXPECT_EQ(full_steps(helper), (std::vector<bool>{true, false}));
+  helper.disable();
+  helper.disable();
+  EXPECT_FALSE(helper.enabled());
+  EXPECT_EQ(helper.stats().steps.size(), 2U);  // still readable
+  EXPECT_EQ(helper.stats().cache_bytes, 0);
+  helper.enable();
+  EXPECT_TRUE(helper.stats().steps.empty());
+  call(unet, 2);
+  EXPECT_EQ(full_steps(helper), std::vector<bool>{true});
+}
+
+TEST(Helper, ActsOnCopiesOfTheHandleOnly) {
+  const auto unet = test_unet();
+  const auto copy = unet;
+  const auto sharing = unet.share_weights();
+  Helper helper(unet);
+  helper.enable();
+  call(copy, 0);
+  call(sharing, 0);
+  EXPECT_EQ(helper.stats().steps.size(), 1U);
+}
+
+TEST(Helper, OneEnabledHelperAUNet) {
+  const auto unet = test_unet();
+  Helper first(unet);
+  {
+    Helper second(unet);
+    second.enable();
+    expect_error<std::invalid_argument>([&] { first.enable(); }, {"another helper is enabled", "share_weights()"});
+  }
+  first.enable();  // the other one disabled itself when it went
+  Helper moved = std::move(first);
+  EXPECT_TRUE(moved.enabled());
+  call(unet, 0);
+  EXPECT_EQ(moved.stats().steps.size(), 1U);
+}
+
+TEST(Helper, ContextsCountAndCacheForThemselves) {
+  const auto unet = test_unet();
+  Helper helper(unet);
+  helper.set_params({.cache_interval = 2});
+  helper.enable();
+  const auto alternate = [&](const char* context, int seed) {
+    helper.set_context(context);
+    return call(unet, seed);
+  };
+  const std::vector<torch::Tensor> conditional{alternate("cond", 0), (alternate("uncond", 50), alternate("cond", 1))};
+  const auto unconditional = alternate("uncond", 51);
+  EXPECT_EQ(full_steps(helper), (std::vector<bool>{true, true, false, false}));
+  EXPECT_EQ(helper.stats().steps[3].context, "uncond");
+  helper.set_context("");
+  EXPECT_TRUE(equal(run(unet, 2, 0), conditional));
+  EXPECT_TRUE(run(unet, 2, 50)[1].equal(unconditional));
+}
+
+TEST(Helper, AFeatureServesOnlyWhatItWasComputedFor) {
+  const auto unet = test_unet();
+  Helper helper(unet);
+  helper.set_params({.cache_interval = 10});
+  helper.enable();
+  call(unet, 0);
+  call(unet, 1, 2);      // another batch
+  call(unet, 2, 2, 12);  // another size
+  call(unet, 3, 2, 12);
+  helper.set_params({.cache_interval = 10, .cache_branch_id = 1});
+  call(unet, 4, 2, 12);
+  EXPECT_EQ(full_steps(helper), (std::vector<bool>{true, true, true, false, true}));
+  helper.reset();
+  call(unet, 5, 2, 12);
+  EXPECT_EQ(full_steps(helper), std::vector<bool>{true});
+}
+
+TEST(Helper, UsableAfterAnExceptionWithAnEmptyCache) {
+  const auto unet = test_unet();
+  Helper helper(unet);
+  helper.set_params({.cache_interval = 10});
+  helper.enable();
+  const auto inputs = unet_inputs();
+  call(unet, 0);
+  for (const auto& wrong : {std::vector<c10::IValue>{inputs[0]},                               // too few
+                            {inputs[0], inputs[1], torch::ones({1, 24, 7})}}) {                // fails inside the network
+    call(unet, 1);
+    EXPECT_GT(helper.stats().cache_bytes, 0);
+    EXPECT_THROW(unet.forward(wrong), std::exception);
+    EXPECT_EQ(helper.stats().cache_bytes, 0);
+  }
+  call(unet, 2);
+  EXPECT_EQ(full_steps(helper), std::vector<bool>{true});
+}
+
+TEST(Helper, TwoThreadsEqualTwoSequentialRuns) {
+  std::vector<UNet> unets{test_unet(), test_unet()};
+  std::vector<Helper> helpers;
+  for (const auto& unet : unets) {
+    helpers.emplace_back(unet);
+    helpers.back().set_params({.cache_interval = 3, .cache_branch_id = static_cast<std::int64_t>(helpers.size())});
+    helpers.back().enable();
+  }
+  std::vector<std::vector<torch::Tensor>> sequential, parallel(2);
+  for (std::size_t i = 0; i < 2; ++i) sequential.push_back(run(unets[i], 12, static_cast<int>(i) * 100));
+  std::vector<std::thread> threads;
+  for (std::size_t i = 0; i < 2; ++i)
+    threads.emplace_back([&, i] { parallel[i] = run(unets[i], 12, static_cast<int>(i) * 100); });
+  for (auto& thread : threads) thread.join();
+  for (std::size_t i = 0; i < 2; ++i) EXPECT_TRUE(equal(parallel[i], sequential[i])) << i;
+}
+
+TEST(Helper, ThreadsMayMeetAtTheFirstUseOfABranch) {
+  const auto fresh = UNet(load_module(unet_file("one_layer"), torch::kFloat));
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i)
+    threads.emplace_back([unet = fresh.share_weights()] {
+      Helper helper(unet);
+      helper.set_params({.cache_interval = 2, .cache_branch_id = 3});
+      helper.enable();
+      for (int step = 0; step < 4; ++step) unet.forward(unet_inputs("one_layer", step));
+      EXPECT_EQ(helper.stats().cached_steps, 2);
+    });
+  for (auto& thread : threads) thread.join();
+}
+
+TEST(Helper, Statistics) {
+  const auto unet = test_unet();
+  Helper helper(unet);
+  helper.set_params({.cache_interval = 3, .cache_branch_id = 2});
+  helper.enable();
+  EXPECT_EQ(helper.stats().macs_saved, 0);
+  run(unet, 7);
+  const auto stats = helper.stats();
+  EXPECT_EQ(stats.full_steps, 3);
+  EXPECT_EQ(stats.cached_steps, 4);
+  const auto place = unet.profile(unet_inputs())[2];
+  EXPECT_EQ(stats.cache_bytes, place.feature_bytes);
+  EXPECT_EQ(stats.full_step, place.full_step);
+  EXPECT_EQ(stats.cached_step, place.cached_step);
+  EXPECT_EQ(stats.macs_saved, 4 * (place.full_step.total() - place.cached_step.total()));
+  for (std::size_t i = 0; i < stats.steps.size(); ++i) {
+    EXPECT_EQ(stats.steps[i].step_index, static_cast<std::int64_t>(i));
+    EXPECT_GT(stats.steps[i].milliseconds, 0);
+  }
+}
+
+struct FirstTwo : CachePolicy {
+  bool is_full_step(std::int64_t step_index) const override { return step_index < 2; }
+  std::string describe() const override { return "the first two"; }
+};
+
+TEST(Helper, OwnPolicy) {
+  const auto unet = test_unet();
+  Helper helper(unet);
+  helper.set_params({.policy = std::make_shared<FirstTwo>()});
+  helper.enable();
+  run(unet, 4);
+  EXPECT_EQ(full_steps(helper), (std::vector<bool>{true, true, false, false}));
+}
+
+TEST(HelperParams, ModulesByNameOrItsEnd) {
+  const auto unet = test_unet();
+  Helper helper(unet);
+  helper.enable();
+  for (const auto& [name, branch] : {std::pair{"up_blocks.3.resnets.2", 0}, {"up_blocks.2.resnets.0", 5}, {"3.resnets.1", 1}}) {
+    helper.set_params({.cache_interval = 2, .cache_module = name});
+    run(unet, 2);
+    EXPECT_EQ(helper.stats().cached_step, unet.profile(unet_inputs())[static_cast<std::size_t>(branch)].cached_step) << name;
+  }
+  helper.set_params({.cache_branch_id = 5, .cache_module = "up_blocks.2.resnets.0"});  // both, and they agree
+  const auto refuse = [&](const CacheParams& params, const std::vector<std::string>& parts) {
+    expect_error<std::invalid_argument>([&] { helper.set_params(params); }, parts);
+  };
+  refuse({.cache_module = "resnets.1"}, {"\"resnets.1\" names 4 of them", "up_blocks.3.resnets.2"});
+  refuse({.cache_module = "mid_block"}, {"\"mid_block\" names 0 of them"});
+  refuse({.cache_module = "esnets.1"}, {"names 0 of them"});
+  refuse({.cache_branch_id = 4, .cache_module = "up_blocks.2.resnets.0"}, {"is branch 5, but cache_branch_id says 4"});
+}
+
+TEST(HelperParams, OutOfRangeChangesNothing) {
+  const auto unet = test_unet();
+  Helper helper(unet);
+  helper.set_params({.cache_interval = 4, .cache_branch_id = 7});
+  const auto refuse = [&](const CacheParams& params, const std::vector<std::string>& parts) {
+    expect_error<std::invalid_argument>([&] { helper.set_params(params); }, parts);
+  };
+  refuse({.cache_interval = 0}, {"cache_interval must be 1 or above, got 0"});
+  refuse({.cache_interval = 2, .cache_branch_id = 12}, {"cache_branch_id must be 0 to 11 for this UNet, got 12"});
+  refuse({.cache_interval = 2, .cache_branch_id = -1}, {"0 to 11", "got -1"});
+  EXPECT_EQ(helper.params().cache_interval, 4);
+  EXPECT_EQ(helper.params().cache_branch_id, 7);
+}
+
+TEST(HelperTimesteps, CountsAsPythonDoes) {
+  const auto unet = test_unet();
+  Helper helper(unet);
+  helper.set_params({.cache_interval = 2, .step_counting = StepCounting::kTimesteps});
+  helper.enable();
+  unet.begin_run(std::vector<double>{900, 500, 499, 499, 498, 497});
+  std::vector<std::int64_t> indices;
+  for (const int seed : {0, 1, 1, 2, 3}) call(unet, seed);  // timesteps 500, 499, 499, 498, 497: from the second on
+  for (const auto& step : helper.stats().steps) indices.push_back(step.step_index);
+  EXPECT_EQ(indices, (std::vector<std::int64_t>{0, 1, 1, 3, 4}));
+  EXPECT_EQ(full_steps(helper), (std::vector<bool>{true, false, false, false, true}));
+  expect_error<std::invalid_argument>([&] { call(unet, 50); }, {"timestep 450 isn't in the schedule"});
+  expect_error<std::invalid_argument>([&] { call(unet, 0); }, {"needs the schedule", "begin_run"});
+}
+
+TEST(HelperSources, FromFileOrModuleAndAnyInputs) {
+  Helper from_file(unet_file("sd1"));
+  EXPECT_EQ(from_file.unet().num_branches(), 12);
+
+  Helper helper(make_module(R"(
+    def forward(self, x, residuals: List[Tensor], conditions: Dict[str, Tensor], scale: float):
+        h = torch.conv2d(x, self.weight) * conditions["strength"]
+        h = torch.cat([h, x + residuals[0] * scale], 1)
+        return h, h.mean()
+  )"));
+  helper.set_params({.cache_interval = 2});
+  helper.enable();
+  const auto x = torch::rand({1, 4, 3, 3});
+  c10::Dict<std::string, torch::Tensor> conditions;
+  conditions.insert("strength", torch::full({}, 2.0));
+  const auto forward = [&](double residual) {
+    return helper.forward({x, std::vector<torch::Tensor>{torch::full({}, residual)}, conditions, 3.0});
+  };
+  const auto full = forward(0), cached = forward(1);
+  ASSERT_TRUE(cached.isTuple());
+  EXPECT_EQ(cached.toTupleRef().elements().size(), 2U);
+  // What enters after the cut is fresh on a cached step.
+  EXPECT_TRUE(first_tensor(cached).slice(1, 4).equal(x + 3));
+  EXPECT_TRUE(first_tensor(cached).slice(1, 0, 4).equal(first_tensor(full).slice(1, 0, 4)));
+  EXPECT_EQ(helper.stats().cached_steps, 1);
+}
+
+}  // namespace
+}  // namespace deepcache
