@@ -33,7 +33,9 @@ CONFIGS = {
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?", choices=CONFIGS, default="sd15", help="default sd15; sd21 is the base model")
+    parser.add_argument(
+        "model", nargs="?", choices=CONFIGS, default="sd15", help="default sd15; sd21 is the base model"
+    )
     parser.add_argument("--out", type=Path, help="folder; default build/bench/MODEL")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--seed", type=int, default=0)

@@ -5,6 +5,7 @@
 
 #include <ATen/Parallel.h>
 #include <deepcache/helper.hpp>
+#include <deepcache/run_report.hpp>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -16,13 +17,10 @@
 
 #include "core/graph_cut.hpp"
 #include "models/model_package.hpp"
-
-#ifdef __linux__
-#include <malloc.h>
-#include <unistd.h>
-#endif
+#include "resident_memory.hpp"
 
 namespace fs = std::filesystem;
+namespace bench = deepcache::bench;
 using Inputs = std::vector<c10::IValue>;
 
 struct Options {
@@ -36,8 +34,19 @@ struct Times {
   std::vector<double> plain, full, cached, bare;  // milliseconds, by round
 };
 
-struct Memory {  // bytes; resident memory is negative where it isn't known
-  std::int64_t weights = 0, feature = 0, loading = 0, plain = 0, helper = 0;
+/// Bytes; negative where they aren't known.
+struct Resident {
+  double settled = -1;  // between steps
+  double peak = -1;     // within them
+};
+
+struct Result {
+  double weights = 0;  // bytes, buffers too
+  double load_ms = 0, load_bytes = -1, cut_ms = 0;
+  deepcache::BranchProfile profile;
+  Resident plain, helper;
+  Times times;
+  double bookkeeping_ms = 0;
 };
 
 const std::map<std::string, torch::Dtype> kDtypes{
@@ -52,16 +61,19 @@ void add_flags(CLI::App& app, Options& o) {
         return good ? "" : "\"" + text + "\" isn't two numbers as in 32x32";
       },
       "AxB");
-  auto* unet = app.add_option("--unet", o.unet, "A traced UNet's file")->check(CLI::ExistingFile);
-  auto* package = app.add_option("--package", o.package, "A model package, whose UNet is taken");
-  unet->excludes(package);
-  app.add_option("--dtype", o.dtype, "Of the weights; default: the file's or the package's")->check(CLI::IsMember(kDtypes));
+  auto* model = app.add_option_group("model")->require_option(1);
+  model->add_option("--unet", o.unet, "A traced UNet's file");
+  model->add_option("--package", o.package, "A model package, whose UNet is taken");
+  app.add_option("--dtype", o.dtype, "Of the weights, if not the file's or the package's")
+      ->check(CLI::IsMember(kDtypes));
   app.add_option("--latent-size", o.latent_size, "Height x width")->check(size)->capture_default_str();
   app.add_option("--batch", o.batch, "Batch size")->check(CLI::PositiveNumber)->capture_default_str();
   app.add_option("--text", o.text, "Prompt length x width of its embedding")->check(size)->capture_default_str();
   app.add_option("--threads", o.threads, "CPU threads")->check(CLI::PositiveNumber)->capture_default_str();
   app.add_option("--branch", o.branch, "cache_branch_id")->capture_default_str();
-  app.add_option("--rounds", o.rounds, "Each runs every kind of step once")->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_option("--rounds", o.rounds, "Each runs every kind of step once")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
   app.add_option("--json", o.json, "Writes the numbers to this file too");
 }
 
@@ -106,60 +118,54 @@ double paired_median(const std::vector<double>& a, const std::vector<double>& b,
   return median(values);
 }
 
-/// Resident memory once the allocator has given back what it holds in reserve; negative where it isn't known.
-std::int64_t resident_bytes() {
-#ifdef __linux__
-#ifdef __GLIBC__
-  malloc_trim(0);
-#endif
-  std::int64_t total = 0, resident = -1;
-  std::ifstream("/proc/self/statm") >> total >> resident;
-  return resident < 0 ? -1 : resident * sysconf(_SC_PAGESIZE);
-#else
-  return -1;
-#endif
-}
-
-/// After a few steps, when buffers that LibTorch and oneDNN keep have been made. The allocator's leftovers differ by some
-/// pages from one step to the next, hence the median.
+/// After a few steps, when LibTorch and oneDNN have made the buffers that they keep. The allocator's leftovers differ
+/// by some pages from one step to the next, hence the medians.
 template <typename Step>
-std::int64_t settled_bytes(const Step& step) {
-  std::vector<double> readings;
+Resident measure_memory(const Step& step) {
+  std::vector<double> settled, peak;
   for (int i = 0; i < 8; ++i) {
+    bench::forget_peak();
     step();
-    if (i >= 3) readings.push_back(static_cast<double>(resident_bytes()));
+    const auto most = bench::peak_bytes();
+    if (i < 3) continue;
+    peak.push_back(most);
+    settled.push_back(bench::resident_bytes());
   }
-  return static_cast<std::int64_t>(median(readings));
+  return {median(settled), median(peak)};
 }
 
-void check_equal(const torch::Tensor& actual, const torch::Tensor& expected) {
-  if (!torch::equal(actual, expected)) throw std::runtime_error("two ways to compute a step differ: nothing to compare");
-}
+/// The graphs as the helper runs them, without the helper.
+struct Bare {
+  deepcache::Program full, cached;
+};
 
-/// In turns, so that whatever else the machine does meets all four alike. The cached step and the bare one each follow a
-/// full step, which leaves as little of the shallow branch's weights in the processor's caches as in a real run.
-Times measure_steps(const Options& o, const deepcache::UNet& plain, deepcache::Helper& helper,
-                    const deepcache::Program& bare, const Inputs& inputs, const torch::Tensor& feature) {
-  auto bare_inputs = inputs;
-  bare_inputs.emplace_back(feature);
+/// In turns, so that whatever else the machine does meets all alike. A cached step always follows its full one, which
+/// leaves in the processor's caches what it leaves there in a real run: little of the weights, and some of the feature.
+Times measure_steps(const Options& o, const deepcache::UNet& plain, deepcache::Helper& helper, const Bare& bare,
+                    const Inputs& inputs) {
   Times times;
-  for (int round = -1; round < o.rounds; ++round) {
-    torch::Tensor outputs[4];
+  torch::Tensor expected, output;
+  const auto time = [&](std::vector<double>& list, const auto& step) {
+    list.push_back(milliseconds([&] { output = step(); }));
+  };
+  const auto with_helper = [&] {
     helper.reset();
-    const double t[] = {
-        milliseconds([&] { outputs[0] = plain.forward(inputs).toTensor(); }),
-        milliseconds([&] { outputs[1] = bare.run(bare_inputs).at(0).toTensor(); }),
-        milliseconds([&] { outputs[2] = helper.forward(inputs).toTensor(); }),
-        milliseconds([&] { outputs[3] = helper.forward(inputs).toTensor(); }),
-    };
-    if (round < 0) {  // the first calls are slower; their outputs must agree, as the inputs are the same
-      for (const auto& output : outputs) check_equal(output, outputs[0]);
-      continue;
+    time(times.full, [&] { return deepcache::first_tensor(helper.forward(inputs)); });
+    time(times.cached, [&] { return deepcache::first_tensor(helper.forward(inputs)); });
+  };
+  const auto without = [&] {
+    auto with_feature = inputs;
+    with_feature.push_back(bare.full.run(inputs).at(1));
+    time(times.bare, [&] { return deepcache::first_tensor(bare.cached.run(with_feature).at(0)); });
+  };
+  for (int round = -1; round < o.rounds; ++round) {
+    if (round == 0) times = {};  // the first calls are slower
+    time(times.plain, [&] { return deepcache::first_tensor(plain.forward(inputs)); });
+    expected = output;
+    for (const bool helper_now : {round % 2 == 0, round % 2 != 0}) {
+      helper_now ? with_helper() : without();
+      if (!torch::equal(output, expected)) throw std::runtime_error("a cached step's output isn't the full one's");
     }
-    times.plain.push_back(t[0]);
-    times.bare.push_back(t[1]);
-    times.full.push_back(t[2]);
-    times.cached.push_back(t[3]);
   }
   return times;
 }
@@ -197,46 +203,105 @@ double measure_bookkeeping() {
   return median(differences);
 }
 
-void run(const Options& o) {
-  at::set_num_threads(o.threads);
-  Memory memory;
-  const auto before = resident_bytes();
+Result measure(const Options& o) {
+  Result r;
+  const auto before = bench::resident_bytes();
   torch::jit::Module module;
   std::optional<deepcache::UNet> unet;
-  const auto load_time = milliseconds([&] {
+  r.load_ms = milliseconds([&] {
     module = load(o);
     unet.emplace(module);
   });
-  memory.loading = resident_bytes() - before;
-  for (const auto& tensor : module.parameters()) memory.weights += static_cast<std::int64_t>(tensor.nbytes());
-  for (const auto& tensor : module.buffers()) memory.weights += static_cast<std::int64_t>(tensor.nbytes());
-  const auto inputs = make_inputs(o, (*module.parameters().begin()).scalar_type());
-  const auto profile = unet->profile(inputs).at(static_cast<std::size_t>(o.branch));
-  memory.feature = profile.feature_bytes;
+  if (before >= 0) r.load_bytes = bench::resident_bytes() - before;
+  for (const auto& tensor : module.parameters()) r.weights += static_cast<double>(tensor.nbytes());
+  for (const auto& tensor : module.buffers()) r.weights += static_cast<double>(tensor.nbytes());
 
-  const auto plain = unet->share_weights();
-  memory.plain = settled_bytes([&] { plain.forward(inputs); });
   deepcache::Helper helper(*unet);
   helper.set_params({.cache_interval = 2, .cache_branch_id = o.branch});
+  const auto plain = unet->share_weights();
+  const auto inputs = make_inputs(o, (*module.parameters().begin()).scalar_type());
+  r.profile = unet->profile(inputs)[static_cast<std::size_t>(o.branch)];
+  r.plain = measure_memory([&] { plain.forward(inputs); });
   helper.enable();
-  memory.helper = settled_bytes([&] {
+  r.helper = measure_memory([&] {
     helper.reset();
     helper.forward(inputs);
     helper.forward(inputs);
   });
 
   const auto graph = deepcache::inference_graph(module);
-  std::optional<deepcache::Program> full, bare;
-  const auto cut_time = milliseconds([&] {
+  std::optional<Bare> bare;
+  r.cut_ms = milliseconds([&] {
     const auto cut = deepcache::cut(graph, o.branch);
-    full.emplace(cut.full, "full");
-    bare.emplace(cut.shallow, "bare");
+    bare.emplace(Bare{{cut.full, "full"}, {cut.shallow, "cached"}});
   });
-  const auto feature = full->run(inputs).at(1).toTensor();
-  const auto times = measure_steps(o, plain, helper, *bare, inputs, feature);
-  std::printf("load %.0f ms cut %.1f ms; weights %.1f MB, loading %.1f MB, plain %.1f, helper %.1f feature %.1f\n", load_time, cut_time, memory.weights/1e6, memory.loading/1e6, memory.plain/1e6, memory.helper/1e6, memory.feature/1e6);
-  std::printf("plain %.2f full %.2f cached %.2f bare %.2f bookkeeping %.4f\n", median(times.plain), median(times.full), median(times.cached), median(times.bare), measure_bookkeeping());
-  std::printf("macs full %.2f+%.2f cached %.2f+%.2f\n", profile.full_step.weights/1e9,profile.full_step.attention/1e9,profile.cached_step.weights/1e9,profile.cached_step.attention/1e9);
+  r.times = measure_steps(o, plain, helper, *bare, inputs);
+  r.bookkeeping_ms = measure_bookkeeping();
+  return r;
+}
+
+/// {name, value, unit}, in the order of the table. NaN: not known here.
+using Rows = std::vector<std::tuple<std::string, double, std::string>>;
+
+Rows rows(const Result& r) {
+  const auto& t = r.times;
+  const auto& [full, cached] = std::pair(r.profile.full_step, r.profile.cached_step);
+  const auto share = [](auto part, auto whole) { return static_cast<double>(part) / static_cast<double>(whole); };
+  const auto ratio = paired_median(t.cached, t.full, [](double a, double b) { return a / b; });
+  const auto added = [](double a, double b) { return a - b; };
+  const auto bytes = [](double value) { return value < 0 ? NAN : value / 1e6; };
+  const auto beside = [&](double with, double without) {
+    return with < 0 ? NAN : 100 * (with - without - static_cast<double>(r.profile.feature_bytes)) / r.weights;
+  };
+  return {
+      {"full step, plain", median(t.plain), "ms"},
+      {"full step, helper", median(t.full), "ms"},
+      {"cached step, helper", median(t.cached), "ms"},
+      {"cached step, bare", median(t.bare), "ms"},
+      {"cached / full: time", 100 * ratio, "%"},
+      {"cached / full: macs of weights", 100 * share(cached.weights, full.weights), "%"},
+      {"cached / full: macs with attention", 100 * share(cached.total(), full.total()), "%"},
+      {"time / macs of weights", ratio / share(cached.weights, full.weights), "x"},
+      {"time / macs with attention", ratio / share(cached.total(), full.total()), "x"},
+      {"helper adds to a full step", 100 * paired_median(t.full, t.plain, added) / median(t.plain), "%"},
+      {"helper adds to a cached step", 100 * paired_median(t.cached, t.bare, added) / median(t.bare), "%"},
+      {"helper's bookkeeping", 1000 * r.bookkeeping_ms, "us"},
+      {"helper's bookkeeping / cached step", 100 * r.bookkeeping_ms / median(t.bare), "%"},
+      {"weights", bytes(r.weights), "MB"},
+      {"feature", bytes(static_cast<double>(r.profile.feature_bytes)), "MB"},
+      {"resident: added by loading", bytes(r.load_bytes), "MB"},
+      {"resident: plain", bytes(r.plain.settled), "MB"},
+      {"resident: helper", bytes(r.helper.settled), "MB"},
+      {"peak: plain", bytes(r.plain.peak), "MB"},
+      {"peak: helper", bytes(r.helper.peak), "MB"},
+      {"helper beside feature / weights", beside(r.helper.settled, r.plain.settled), "%"},
+      {"same, of the peaks", beside(r.helper.peak, r.plain.peak), "%"},
+      {"load", r.load_ms, "ms"},
+      {"cut", r.cut_ms, "ms"},
+  };
+}
+
+void report(const Options& o, const Result& r) {
+  nlohmann::ordered_json json{{"model", (o.package.empty() ? o.unet : o.package).string()},
+                              {"branch", r.profile.name},
+                              {"latent_size", o.latent_size},
+                              {"text", o.text},
+                              {"batch", o.batch},
+                              {"threads", o.threads},
+                              {"rounds", o.rounds}};
+  std::printf("%s (branch %lld), latents %s, text %s, batch %lld, %d threads, %d rounds\n", r.profile.name.c_str(),
+              static_cast<long long>(o.branch), o.latent_size.c_str(), o.text.c_str(), static_cast<long long>(o.batch),
+              o.threads, o.rounds);
+  for (const auto& [name, value, unit] : rows(r)) {
+    json["rows"].push_back({{"name", name}, {"value", value}, {"unit", unit}});
+    if (std::isnan(value))
+      std::printf("%-36s   not known on this system\n", name.c_str());
+    else
+      std::printf("%-36s %10.*f %s\n", name.c_str(), value < 100 ? 3 : 1, value, unit.c_str());
+  }
+  json["milliseconds"] = {
+      {"plain", r.times.plain}, {"full", r.times.full}, {"cached", r.times.cached}, {"bare", r.times.bare}};
+  if (!o.json.empty()) deepcache::save_text(json.dump(2) + "\n", o.json);
 }
 
 int main(int argc, char** argv) {
@@ -245,7 +310,8 @@ int main(int argc, char** argv) {
   add_flags(app, options);
   try {
     app.parse(argc, argv);
-    run(options);
+    at::set_num_threads(options.threads);
+    report(options, measure(options));
     return 0;
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;

@@ -87,13 +87,14 @@ void show_progress(const deepcache::PipelineStep& step) {
   if (step.step_index + 1 == step.num_steps) std::fprintf(stderr, "\r%*s\r", static_cast<int>(width + 24), "");
 }
 
-Run run(deepcache::StableDiffusionPipeline& pipe, deepcache::Helper& helper, const Options& o, const std::string& prompt,
-        std::int64_t interval) {
-  Run run{.result = {}, .report = {.model = fs::path(o.model).lexically_normal().filename().string(),
-                                   .scheduler = pipe.scheduler_name(),
-                                   .prompt = prompt,
-                                   .params = o.params,
-                                   .cache = {.cache_interval = interval, .cache_branch_id = o.cache_branch_id}}};
+Run run(deepcache::StableDiffusionPipeline& pipe, deepcache::Helper& helper, const Options& o,
+        const std::string& prompt, std::int64_t interval) {
+  Run run{.result = {},
+          .report = {.model = fs::path(o.model).lexically_normal().filename().string(),
+                     .scheduler = pipe.scheduler_name(),
+                     .prompt = prompt,
+                     .params = o.params,
+                     .cache = {.cache_interval = interval, .cache_branch_id = o.cache_branch_id}}};
   helper.set_params(run.report.cache);
   auto params = o.params;
   params.callback = [&, terminal = isatty(fileno(stderr)) != 0](const deepcache::PipelineStep& step) {
@@ -162,7 +163,8 @@ void paint(Options& o) {
       deepcache::save_png(images[index], numbered(o.output, i * batch + j, count), report.png_text(index));
       if (!full) continue;
       const auto uncached = full->result.images[index];
-      deepcache::save_png(uncached, numbered(o.output, i * batch + j, count, "-uncached"), full->report.png_text(index));
+      deepcache::save_png(uncached, numbered(o.output, i * batch + j, count, "-uncached"),
+                          full->report.png_text(index));
       rows.push_back({o.prompts[i], {uncached, images[index]}});
     }
     latents.push_back(result.latents);

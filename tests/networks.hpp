@@ -24,7 +24,8 @@ inline std::filesystem::path unet_file(const std::string& variant) {
 inline UNet test_unet(const std::string& variant = "sd1") {
   static std::map<std::string, UNet> unets;
   auto found = unets.find(variant);
-  if (found == unets.end()) found = unets.emplace(variant, UNet::load(unet_file(variant), torch::kCPU, torch::kFloat)).first;
+  if (found == unets.end())
+    found = unets.emplace(variant, UNet::load(unet_file(variant), torch::kCPU, torch::kFloat)).first;
   return found->second.share_weights();
 }
 

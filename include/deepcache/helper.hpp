@@ -77,9 +77,9 @@ class Helper {
 
   /// Acts on the UNet of a pipeline.
   template <typename Pipeline>
-    requires(!std::same_as<Pipeline, Helper>) && requires(Pipeline& pipeline) {
-      { pipeline.unet() } -> std::convertible_to<UNet>;
-    }
+  requires(!std::same_as<Pipeline, Helper>) && requires(Pipeline& pipeline) {
+    { pipeline.unet() } -> std::convertible_to<UNet>;
+  }
   explicit Helper(Pipeline& pipeline) : Helper(UNet(pipeline.unet())) {}
 
   ~Helper();  ///< disables
@@ -92,8 +92,8 @@ class Helper {
   void set_params(const CacheParams& params);
   const CacheParams& params() const;
 
-  /// Begins, or ends, to act on the UNet. Enabling resets; disabling empties the cache, and the statistics stay readable.
-  /// Calling either twice changes nothing.
+  /// Begins, or ends, to act on the UNet. Enabling resets; disabling empties the cache, and the statistics stay
+  /// readable. Calling either twice changes nothing.
   /// @throws std::invalid_argument if another helper is enabled on this UNet.
   void enable();
   void disable();
@@ -102,8 +102,8 @@ class Helper {
   /// Begins a new run: empties the cache, counts steps from 0, clears the statistics. Pipelines do this themselves.
   void reset();
 
-  /// Names whose features the next calls use, for apps that run the conditional and the unconditional half as two calls:
-  /// each context counts its own steps and has its own cache. The default is "".
+  /// Names whose features the next calls use, for apps that run the conditional and the unconditional half as two
+  /// calls: each context counts its own steps and has its own cache. The default is "".
   void set_context(std::string context);
 
   /// The UNet's forward under this helper; plain if disabled. Inputs and result are those of `UNet::forward`.

@@ -36,8 +36,9 @@ torch::Tensor contact_sheet(const std::vector<std::string>& titles, const std::v
 /// @throws std::invalid_argument if the shapes differ.
 double psnr(const torch::Tensor& actual, const torch::Tensor& expected);
 
-/// Structural similarity of two tensors [..., H, W] of values in [0, 1], 1 if they are equal: Gaussian window of 11 pixels,
-/// sigma 1.5 (Wang et al. 2004, DOI 10.1109/TIP.2003.819861), mean over windows that lie inside, and over channels.
+/// Structural similarity of two tensors [..., H, W] of values in [0, 1], 1 if they are equal: Gaussian window of 11
+/// pixels, sigma 1.5 (Wang et al. 2004, DOI 10.1109/TIP.2003.819861), mean over windows that lie inside, and over
+/// channels.
 /// @throws std::invalid_argument if the shapes differ, or a side is shorter than 11.
 double ssim(const torch::Tensor& actual, const torch::Tensor& expected);
 

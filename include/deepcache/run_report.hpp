@@ -26,14 +26,14 @@ struct RunReport {
   std::string prompt;
   TextToImageParams params;  ///< height and width are those of the images
   CacheParams cache;
-  CacheStats stats = {};          ///< of the helper, right after the run
+  CacheStats stats = {};               ///< of the helper, right after the run
   std::vector<double> timesteps = {};  ///< of each step
-  double milliseconds = 0;        ///< the whole call: text encoder, steps, decoding
+  double milliseconds = 0;             ///< the whole call: text encoder, steps, decoding
   std::optional<RunComparison> compare = std::nullopt;
 
   /// {"request", "steps": [{"index", "timestep", "mode": "full"|"cached", "milliseconds"}],
-  ///  "cache": {"interval", "branch_id", "bytes"}, "totals": {"milliseconds", "full_steps", "cached_steps"}, and, if there
-  ///  is one, "compare": {"milliseconds_uncached", "speedup", "psnr_db", "ssim"}}
+  ///  "cache": {"interval", "branch_id", "bytes"}, "totals": {"milliseconds", "full_steps", "cached_steps"}, and, if
+  ///  there is one, "compare": {"milliseconds_uncached", "speedup", "psnr_db", "ssim"}}
   std::string json() const;
 
   /// For image number `index` of the batch: "parameters" in the convention of web UIs, and "deepcache" in JSON.

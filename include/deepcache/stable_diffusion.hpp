@@ -26,9 +26,9 @@ namespace deepcache {
 
 /// What a step callback sees.
 struct PipelineStep {
-  std::int64_t step_index;  ///< of the UNet call that was just done, 0 .. num_steps - 1
-  std::int64_t num_steps;   ///< UNet calls of the run
-  double timestep;          ///< of the noise process
+  std::int64_t step_index;       ///< of the UNet call that was just done, 0 .. num_steps - 1
+  std::int64_t num_steps;        ///< UNet calls of the run
+  double timestep;               ///< of the noise process
   const torch::Tensor& latents;  ///< after the step, [B, C, h, w]
 };
 
@@ -40,11 +40,12 @@ struct TextToImageParams {
   std::int64_t height = 0;                ///< pixels, a multiple of the VAE's factor; 0: the model's own size
   std::int64_t width = 0;                 ///< likewise
   std::int64_t num_images_per_prompt = 1;
-  std::vector<std::uint64_t> seeds = {0};  ///< one, for noise drawn as Python draws it from one CPU generator for the whole
-                                           ///< batch; or one for each image, as from a list of generators
-  double eta = 0.0;                        ///< DDIM's, 0 to 1; other schedulers have none and want 0
-  torch::Tensor latents = {};  ///< if defined, the initial noise (of unit variance), [B, C, h, w], instead of the seeds'
-  bool decode = true;          ///< false: latents only, as diffusers' output_type="latent"
+  std::vector<std::uint64_t> seeds = {0};  ///< one, for noise drawn as Python draws it from one CPU generator for the
+                                           ///< whole batch; or one for each image, as from a list of generators
+  double eta = 0.0;  ///< DDIM's, 0 to 1; other schedulers have none and want 0
+  torch::Tensor latents =
+      {};              ///< if defined, the initial noise (of unit variance), [B, C, h, w], instead of the seeds'
+  bool decode = true;  ///< false: latents only, as diffusers' output_type="latent"
   std::function<bool(const PipelineStep&)> callback = {};  ///< after each step; returning false ends the run
 };
 

@@ -55,7 +55,8 @@ class UNet {
                    std::optional<torch::Dtype> dtype = std::nullopt);
 
   /// Takes a module that the app has loaded already, on the device where it is; weights are shared, not copied.
-  /// @throws std::invalid_argument if it is in training mode, if it has no skip concatenation (`cat` of two tensors along
+  /// @throws std::invalid_argument if it is in training mode, if it has no skip concatenation (`cat` of two tensors
+  /// along
   ///         dimension 1), or if one sits inside control flow.
   explicit UNet(const torch::jit::Module& module);
 

@@ -21,8 +21,9 @@ bool is_skip_concatenation(const jit::Node& node) {
 
 bool has_skip_concatenation(const jit::Block& block) {
   return std::any_of(block.nodes().begin(), block.nodes().end(), [](const jit::Node* node) {
-    return is_skip_concatenation(*node) || std::any_of(node->blocks().begin(), node->blocks().end(),
-                                                       [](const auto* inner) { return has_skip_concatenation(*inner); });
+    return is_skip_concatenation(*node) ||
+           std::any_of(node->blocks().begin(), node->blocks().end(),
+                       [](const auto* inner) { return has_skip_concatenation(*inner); });
   });
 }
 
@@ -42,8 +43,9 @@ std::vector<jit::Node*> skip_concatenations(const Graph& graph) {
                      "a skip concatenation sits inside control flow, as in a scripted module: export the UNet with "
                      "torch.jit.trace instead of torch.jit.script");
   }
-  check_argument(!places.empty(), "the network has no skip concatenation (cat of two tensors along dimension 1), so "
-                                  "there is nothing to cache: is it a UNet?");
+  check_argument(!places.empty(),
+                 "the network has no skip concatenation (cat of two tensors along dimension 1), so "
+                 "there is nothing to cache: is it a UNet?");
   return places;
 }
 

@@ -28,7 +28,8 @@ Signature signature_of(const std::vector<c10::IValue>& inputs) {
 
 /// The end of a path, at a dot: "resnets.2" of "up_blocks.3.resnets.2".
 bool ends_with_module(const std::string& path, const std::string& name) {
-  return path == name || (path.size() > name.size() && path.ends_with(name) && path[path.size() - name.size() - 1] == '.');
+  return path == name ||
+         (path.size() > name.size() && path.ends_with(name) && path[path.size() - name.size() - 1] == '.');
 }
 
 std::int64_t find_branch(const CacheParams& params, const std::vector<std::string>& names) {
@@ -44,8 +45,8 @@ std::int64_t find_branch(const CacheParams& params, const std::vector<std::strin
   check_argument(found.size() == 1, "cache_module must name one of {}; \"{}\" names {} of them", fmt::join(names, ", "),
                  params.cache_module, found.size());
   check_argument(params.cache_branch_id == 0 || params.cache_branch_id == found[0],
-                 "cache_module \"{}\" is branch {}, but cache_branch_id says {}: give one of the two", params.cache_module,
-                 found[0], params.cache_branch_id);
+                 "cache_module \"{}\" is branch {}, but cache_branch_id says {}: give one of the two",
+                 params.cache_module, found[0], params.cache_branch_id);
   return found[0];
 }
 
@@ -104,7 +105,11 @@ struct Helper::Impl : UNetHook {
     c10::IValue output;
     if (full) {
       state.feature.reset();  // freed before the new one is made
-      latest_inputs = shapes_of(inputs);
+      if (latest_signature != signature) {
+        latest_signature = signature;
+        latest_inputs = shapes_of(inputs);
+        profile.reset();
+      }
       if (policy->is_full_step(index + 1)) {  // no step would use the feature
         output = backend().run(std::move(inputs));
       } else {
@@ -151,7 +156,9 @@ struct Helper::Impl : UNetHook {
   std::map<std::string, Context> contexts;
   std::vector<double> timesteps;
   std::vector<Step> steps;
-  std::vector<c10::IValue> latest_inputs;  // shapes only, of the latest full step
+  Signature latest_signature;              // of the latest full step
+  std::vector<c10::IValue> latest_inputs;  // shapes only
+  std::optional<BranchProfile> profile;    // at those, made when first asked for
 };
 
 Helper::Helper(UNet unet) : impl_(std::make_unique<Impl>(std::move(unet))) {}
@@ -166,10 +173,13 @@ void Helper::set_params(const CacheParams& params) {
   impl_->branch = find_branch(params, impl_->backend().branch_names());
   impl_->policy = std::move(policy);
   impl_->params = params;
+  impl_->profile.reset();
   impl_->contexts.clear();
 }
 
-const CacheParams& Helper::params() const { return impl_->params; }
+const CacheParams& Helper::params() const {
+  return impl_->params;
+}
 
 void Helper::enable() {
   auto& hook = impl_->unet.impl_->hook;
@@ -185,15 +195,25 @@ void Helper::disable() {
   impl_->contexts.clear();
 }
 
-bool Helper::enabled() const { return impl_->enabled(); }
+bool Helper::enabled() const {
+  return impl_->enabled();
+}
 
-void Helper::reset() { impl_->reset(); }
+void Helper::reset() {
+  impl_->reset();
+}
 
-void Helper::set_context(std::string context) { impl_->context = std::move(context); }
+void Helper::set_context(std::string context) {
+  impl_->context = std::move(context);
+}
 
-c10::IValue Helper::forward(std::vector<c10::IValue> inputs) { return impl_->unet.forward(std::move(inputs)); }
+c10::IValue Helper::forward(std::vector<c10::IValue> inputs) {
+  return impl_->unet.forward(std::move(inputs));
+}
 
-const UNet& Helper::unet() const { return impl_->unet; }
+const UNet& Helper::unet() const {
+  return impl_->unet;
+}
 
 CacheStats Helper::stats() const {
   CacheStats stats;
@@ -204,10 +224,11 @@ CacheStats Helper::stats() const {
   for (const auto& [name, context] : impl_->contexts)
     if (context.feature.defined()) stats.cache_bytes += static_cast<std::int64_t>(context.feature.nbytes());
   if (!stats.steps.empty()) {
-    const auto profile = impl_->backend().profile(impl_->latest_inputs, impl_->branch);
-    stats.full_step = profile.full_step;
-    stats.cached_step = profile.cached_step;
-    stats.macs_saved = stats.cached_steps * (profile.full_step.total() - profile.cached_step.total());
+    auto& profile = impl_->profile;
+    if (!profile) profile = impl_->backend().profile(impl_->latest_inputs, impl_->branch);
+    stats.full_step = profile->full_step;
+    stats.cached_step = profile->cached_step;
+    stats.macs_saved = stats.cached_steps * (profile->full_step.total() - profile->cached_step.total());
   }
   return stats;
 }

@@ -94,7 +94,8 @@ class Lowering {
     }
     value = map_tensors(value, [](const torch::Tensor& tensor) { return tensor.defined() ? tensor.detach() : tensor; });
     const auto constant = jit::tryInsertConstant(*graph_, value);
-    check_argument(constant.has_value(), "the module's attribute \"{}\" can't be made a constant", join(owner->path, name));
+    check_argument(constant.has_value(), "the module's attribute \"{}\" can't be made a constant",
+                   join(owner->path, name));
     node.output()->replaceAllUsesWith(*constant);
     node.destroy();
   }

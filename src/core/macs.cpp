@@ -71,9 +71,10 @@ void on_end(const at::RecordFunction& function, at::ObserverContext* context) {
 }
 
 /// Outputs without their values: LibTorch has no such kernels for the meta device in C++ (Python has).
-torch::Tensor convolution_shape(const torch::Tensor& input, const torch::Tensor& weight, const std::optional<torch::Tensor>&,
-                                torch::IntArrayRef stride, torch::IntArrayRef padding, torch::IntArrayRef dilation,
-                                bool transposed, torch::IntArrayRef output_padding, std::int64_t groups) {
+torch::Tensor convolution_shape(const torch::Tensor& input, const torch::Tensor& weight,
+                                const std::optional<torch::Tensor>&, torch::IntArrayRef stride,
+                                torch::IntArrayRef padding, torch::IntArrayRef dilation, bool transposed,
+                                torch::IntArrayRef output_padding, std::int64_t groups) {
   std::vector<std::int64_t> shape{input.size(0), transposed ? weight.size(1) * groups : weight.size(0)};
   for (std::size_t i = 0; i < stride.size(); ++i) {
     const auto size = input.size(static_cast<std::int64_t>(i) + 2);
@@ -134,7 +135,9 @@ MacCount count_macs(const Graph& graph, const std::vector<c10::IValue>& inputs) 
   const auto shapes = graph->copy();
   remove_normalizations(*shapes->block());
   move_graph(*shapes, torch::kMeta);
-  const auto to_meta = [](const torch::Tensor& tensor) { return tensor.dim() == 0 ? tensor.cpu() : tensor.to(torch::kMeta); };
+  const auto to_meta = [](const torch::Tensor& tensor) {
+    return tensor.dim() == 0 ? tensor.cpu() : tensor.to(torch::kMeta);
+  };
   std::vector<c10::IValue> meta_inputs;
   for (const auto& input : inputs) meta_inputs.push_back(map_tensors(input, to_meta));
   const Program program(shapes, "shapes");

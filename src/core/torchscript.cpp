@@ -33,9 +33,9 @@ jit::Module load_module(const std::filesystem::path& file, std::optional<torch::
 void check_device(torch::Device device) {
   const auto count = static_cast<int>(torch::cuda::device_count());
   const int index = device.has_index() ? device.index() : 0;
-  check_argument(device.is_cpu() || (device.is_cuda() && index < count),
-                 "no device \"{}\": allowed are cpu{}", device.str(),
-                 count == 0 ? " (this LibTorch sees no CUDA device)" : fmt::format(" and cuda:0 to cuda:{}", count - 1));
+  check_argument(
+      device.is_cpu() || (device.is_cuda() && index < count), "no device \"{}\": allowed are cpu{}", device.str(),
+      count == 0 ? " (this LibTorch sees no CUDA device)" : fmt::format(" and cuda:0 to cuda:{}", count - 1));
 }
 
 torch::Device module_device(const jit::Module& module) {
@@ -111,11 +111,14 @@ Graph graph_on(const jit::Module& module, torch::Device device) {
 
 Network::Network(const jit::Module& module, torch::Device device) : program_(graph_on(module, device), "network") {}
 
-torch::Tensor Network::operator()(const torch::Tensor& input) const { return first_tensor(program_.run({input}).at(0)); }
+torch::Tensor Network::operator()(const torch::Tensor& input) const {
+  return first_tensor(program_.run({input}).at(0));
+}
 
 torch::Tensor first_tensor(const c10::IValue& output) {
   if (output.isTensor()) return output.toTensor();
-  if (output.isTuple() && !output.toTupleRef().elements().empty()) return first_tensor(output.toTupleRef().elements()[0]);
+  if (output.isTuple() && !output.toTupleRef().elements().empty())
+    return first_tensor(output.toTupleRef().elements()[0]);
   if (output.isGenericDict() && output.toGenericDict().contains("sample"))
     return first_tensor(output.toGenericDict().at("sample"));
   throw std::invalid_argument("the network returns " + output.tagKind() +

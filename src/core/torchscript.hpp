@@ -3,6 +3,7 @@
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/ir/ir.h>
 #include <torch/csrc/jit/runtime/interpreter.h>
+#include <torch/types.h>
 
 #include <filesystem>
 #include <functional>
@@ -26,10 +27,10 @@ void check_device(torch::Device device);
 /// The device of a module's first parameter; the CPU if it has none.
 torch::Device module_device(const torch::jit::Module& module);
 
-/// `forward` as one graph: calls are inlined, parameters are constants that share the module's memory, `self` is gone, and
-/// what doesn't depend on the inputs is computed. The scope of each node names the submodule that reads its result (the
-/// one that made it, where none is called with it), such as "up_blocks.3.resnets.2".
-/// Unlike LibTorch's freezing, this leaves nothing behind in the module, and nothing in the graph points back to it.
+/// `forward` as one graph: calls are inlined, parameters are constants that share the module's memory, `self` is gone,
+/// and what doesn't depend on the inputs is computed. The scope of each node names the submodule that reads its result
+/// (the one that made it, where none is called with it), such as "up_blocks.3.resnets.2". Unlike LibTorch's freezing,
+/// this leaves nothing behind in the module, and nothing in the graph points back to it.
 /// @throws std::invalid_argument if the module is in training mode, or changes its own attributes.
 Graph inference_graph(const torch::jit::Module& module);
 

@@ -17,7 +17,9 @@ UNet UNet::load(const std::filesystem::path& file, torch::Device device, std::op
       std::make_shared<Impl>(Impl{.backend = std::make_shared<TorchScriptBackend>(load_module(file, dtype), device)}));
 }
 
-UNet UNet::share_weights() const { return UNet(std::make_shared<Impl>(Impl{.backend = impl_->backend})); }
+UNet UNet::share_weights() const {
+  return UNet(std::make_shared<Impl>(Impl{.backend = impl_->backend}));
+}
 
 c10::IValue UNet::forward(std::vector<c10::IValue> inputs) const {
   if (impl_->hook != nullptr) return impl_->hook->forward(std::move(inputs));
@@ -29,9 +31,13 @@ void UNet::begin_run(std::span<const double> timesteps) const {
   if (impl_->hook != nullptr) impl_->hook->begin_run(timesteps);
 }
 
-std::int64_t UNet::num_branches() const { return static_cast<std::int64_t>(impl_->backend->branch_names().size()); }
+std::int64_t UNet::num_branches() const {
+  return static_cast<std::int64_t>(impl_->backend->branch_names().size());
+}
 
-std::vector<std::string> UNet::branch_names() const { return impl_->backend->branch_names(); }
+std::vector<std::string> UNet::branch_names() const {
+  return impl_->backend->branch_names();
+}
 
 std::vector<BranchProfile> UNet::profile(const std::vector<c10::IValue>& inputs) const {
   impl_->backend->check_inputs(inputs);
@@ -41,8 +47,12 @@ std::vector<BranchProfile> UNet::profile(const std::vector<c10::IValue>& inputs)
   return profiles;
 }
 
-torch::Device UNet::device() const { return impl_->backend->device(); }
+torch::Device UNet::device() const {
+  return impl_->backend->device();
+}
 
-torch::Tensor UNet::first_tensor(const c10::IValue& output) { return deepcache::first_tensor(output); }
+torch::Tensor UNet::first_tensor(const c10::IValue& output) {
+  return deepcache::first_tensor(output);
+}
 
 }  // namespace deepcache

@@ -16,7 +16,8 @@ constexpr std::int64_t kLineHeight = 14 * kTextScale;
 std::string printable(std::string text) {
   // Each UTF-8 sequence becomes one "?": its continuation bytes go.
   std::erase_if(text, [](char c) { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; });
-  std::replace_if(text.begin(), text.end(), [](unsigned char c) { return c < 32 || c > 126; }, '?');
+  std::replace_if(
+      text.begin(), text.end(), [](unsigned char c) { return c < 32 || c > 126; }, '?');
   return text;
 }
 
@@ -35,7 +36,9 @@ void draw_text(torch::Tensor& canvas, std::int64_t left, std::int64_t top, std::
     const auto& from = vertices[static_cast<std::size_t>(quad) * 4];
     const auto& to = vertices[static_cast<std::size_t>(quad) * 4 + 2];
     const auto scaled = [](float v) { return static_cast<std::int64_t>(v) * kTextScale; };
-    canvas.slice(1, top + scaled(from.y), top + scaled(to.y)).slice(2, left + scaled(from.x), left + scaled(to.x)).fill_(0);
+    canvas.slice(1, top + scaled(from.y), top + scaled(to.y))
+        .slice(2, left + scaled(from.x), left + scaled(to.x))
+        .fill_(0);
   }
 }
 
@@ -62,7 +65,8 @@ torch::Tensor contact_sheet(const std::vector<std::string>& titles, const std::v
   const auto columns = static_cast<std::int64_t>(titles.size());
   const auto row_height = kLineHeight + height + kMargin;
   const auto sheet_width = columns * (width + kMargin) + kMargin;
-  auto canvas = torch::ones({3, kMargin + kLineHeight + static_cast<std::int64_t>(rows.size()) * row_height, sheet_width});
+  auto canvas =
+      torch::ones({3, kMargin + kLineHeight + static_cast<std::int64_t>(rows.size()) * row_height, sheet_width});
   for (std::int64_t column = 0; column < columns; ++column)
     draw_text(canvas, kMargin + column * (width + kMargin), kMargin, width, titles[static_cast<std::size_t>(column)]);
   auto top = kMargin + kLineHeight;

@@ -58,7 +58,8 @@ void save_png(const torch::Tensor& image, const std::filesystem::path& file, con
                           .permute({1, 2, 0})
                           .contiguous();
   std::vector<png_bytep> rows;
-  for (std::int64_t y = 0; y < pixels.size(0); ++y) rows.push_back(pixels.data_ptr<std::uint8_t>() + y * pixels.stride(0));
+  for (std::int64_t y = 0; y < pixels.size(0); ++y)
+    rows.push_back(pixels.data_ptr<std::uint8_t>() + y * pixels.stride(0));
 
   auto owned_text = text;
   const auto chunks = text_chunks(owned_text);
@@ -71,7 +72,8 @@ void save_png(const torch::Tensor& image, const std::filesystem::path& file, con
   bool good = info != nullptr;
   if (good) {
     png_set_write_fn(png, &bytes, append, nullptr);
-    good = encode(png, info, chunks, static_cast<png_uint_32>(pixels.size(1)), static_cast<png_uint_32>(pixels.size(0)), rows);
+    good = encode(png, info, chunks, static_cast<png_uint_32>(pixels.size(1)), static_cast<png_uint_32>(pixels.size(0)),
+                  rows);
   }
   png_destroy_write_struct(&png, &info);
   check_data(good, "can't encode {} as PNG", file.string());

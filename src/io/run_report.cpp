@@ -67,11 +67,14 @@ PngText RunReport::png_text(std::int64_t index) const {
   if (params.num_images_per_prompt > 1)
     parameters += fmt::format(", Batch size: {}, Batch pos: {}", params.num_images_per_prompt, index);
   if (cache.cache_interval > 1)
-    parameters += fmt::format(", DeepCache interval: {}, DeepCache branch: {}", cache.cache_interval, cache.cache_branch_id);
+    parameters +=
+        fmt::format(", DeepCache interval: {}, DeepCache branch: {}", cache.cache_interval, cache.cache_branch_id);
   const Json json{{"request", request_of(*this)}, {"cache", cache_of(*this)}, {"image", index}};
   return {{"parameters", parameters}, {"deepcache", dump(json, -1)}};
 }
 
-void save_text(const std::string& text, const std::filesystem::path& file) { write_file(file, text); }
+void save_text(const std::string& text, const std::filesystem::path& file) {
+  write_file(file, text);
+}
 
 }  // namespace deepcache

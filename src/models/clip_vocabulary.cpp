@@ -181,7 +181,7 @@ std::array<std::string, 256> byte_symbols() {
     const bool prints = (byte > 0x20 && byte < 0x7F) || (byte > 0xA0 && byte != 0xAD);
     const unsigned c = prints ? byte : substitute++;
     if (c < 0x80) {
-      symbols[byte] = {static_cast<char>(c)};
+      symbols[byte] = std::string(1, static_cast<char>(c));
     } else {
       symbols[byte] = {static_cast<char>(0xC0 | (c >> 6)), static_cast<char>(0x80 | (c & 0x3F))};
     }

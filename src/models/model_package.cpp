@@ -15,7 +15,8 @@ torch::Dtype dtype_from(const std::string& name, const std::filesystem::path& ma
   static const std::map<std::string, torch::Dtype> dtypes{
       {"float32", torch::kFloat}, {"float16", torch::kHalf}, {"bfloat16", torch::kBFloat16}};
   const auto found = dtypes.find(name);
-  check_data(found != dtypes.end(), "{}: dtype must be float32, float16 or bfloat16, got \"{}\"", manifest.string(), name);
+  check_data(found != dtypes.end(), "{}: dtype must be float32, float16 or bfloat16, got \"{}\"", manifest.string(),
+             name);
   return found->second;
 }
 
@@ -53,6 +54,8 @@ std::filesystem::path ModelPackage::file(const std::string& name) const {
   return path;
 }
 
-torch::jit::Module ModelPackage::network(const std::string& name) const { return load_module(file(name), dtype_); }
+torch::jit::Module ModelPackage::network(const std::string& name) const {
+  return load_module(file(name), dtype_);
+}
 
 }  // namespace deepcache

@@ -31,8 +31,8 @@ LatentSpace read_latent_space(const ModelPackage& package) {
   const auto unet = read_json(unet_file), vae = read_json(vae_file);
   try {
     const auto levels = vae.at("block_out_channels").size();
-    check_data(levels >= 1 && levels < 16, "{}: block_out_channels must have 1 to 15 entries, got {}", vae_file.string(),
-               levels);
+    check_data(levels >= 1 && levels < 16, "{}: block_out_channels must have 1 to 15 entries, got {}",
+               vae_file.string(), levels);
     return {.channels = unet.at("in_channels").get<std::int64_t>(),
             .sample_size = unet.at("sample_size").get<std::int64_t>(),
             .factor = std::int64_t{1} << (levels - 1),
@@ -44,8 +44,9 @@ LatentSpace read_latent_space(const ModelPackage& package) {
 }
 
 const ModelPackage& check_family(const ModelPackage& package, const std::filesystem::path& folder) {
-  check_data(package.family() == "stable-diffusion", "{} holds a model of family \"{}\"; this pipeline runs \"stable-diffusion\"",
-             folder.string(), package.family());
+  check_data(package.family() == "stable-diffusion",
+             "{} holds a model of family \"{}\"; this pipeline runs \"stable-diffusion\"", folder.string(),
+             package.family());
   return package;
 }
 
@@ -78,8 +79,8 @@ struct StableDiffusionPipeline::Impl {
       ids.insert(ids.end(), encoded.begin(), encoded.end());
       const auto count = static_cast<std::int64_t>(tokenizer.tokenize(text).size());
       if (count > length - 2)
-        log(LogLevel::kWarning, fmt::format("the prompt has {} tokens, the model reads the first {}: \"{}\"", count,
-                                            length - 2, text));
+        log(LogLevel::kWarning,
+            fmt::format("the prompt has {} tokens, the model reads the first {}: \"{}\"", count, length - 2, text));
     }
     const auto shape = std::vector<std::int64_t>{static_cast<std::int64_t>(texts.size()), length};
     return text_encoder(torch::tensor(ids).reshape(shape).to(device));
@@ -157,8 +158,7 @@ struct StableDiffusionPipeline::Impl {
         prediction = halves[0] + params.guidance_scale * (halves[1] - halves[0]);
       }
       latents = scheduler->step(prediction, i, latents, {.eta = params.eta, .noise = &noise});
-      if (params.callback &&
-          !params.callback({i, timesteps.numel(), schedule[static_cast<std::size_t>(i)], latents}))
+      if (params.callback && !params.callback({i, timesteps.numel(), schedule[static_cast<std::size_t>(i)], latents}))
         return {.images = {}, .latents = latents, .cancelled = true};
     }
     return {.images = params.decode ? decode(latents) : torch::Tensor(), .latents = latents};
@@ -204,8 +204,12 @@ void StableDiffusionPipeline::set_scheduler(std::string_view class_name) {
   impl_->scheduler = Scheduler::from_config(impl_->scheduler_config, class_name);
 }
 
-std::string StableDiffusionPipeline::scheduler_name() const { return impl_->scheduler->name(); }
+std::string StableDiffusionPipeline::scheduler_name() const {
+  return impl_->scheduler->name();
+}
 
-UNet StableDiffusionPipeline::unet() const { return impl_->unet; }
+UNet StableDiffusionPipeline::unet() const {
+  return impl_->unet;
+}
 
 }  // namespace deepcache

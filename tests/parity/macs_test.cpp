@@ -11,7 +11,9 @@
 namespace deepcache {
 namespace {
 
-Macs macs_of(const nlohmann::json& json) { return {json.at("weights"), json.at("attention")}; }
+Macs macs_of(const nlohmann::json& json) {
+  return {json.at("weights"), json.at("attention")};
+}
 
 TEST(MacsParity, EveryBranch) {
   const auto file = read_json(std::filesystem::path(DEEPCACHE_TEST_DATA) / "macs.json");
@@ -25,7 +27,8 @@ TEST(MacsParity, EveryBranch) {
     ASSERT_EQ(profile.size(), recorded.at("cached").size());
     for (std::size_t branch = 0; branch < profile.size(); ++branch) {
       EXPECT_EQ(profile[branch].full_step, macs_of(recorded.at("full")));
-      EXPECT_EQ(profile[branch].cached_step, macs_of(recorded.at("cached")[branch])) << variant << ", branch " << branch;
+      EXPECT_EQ(profile[branch].cached_step, macs_of(recorded.at("cached")[branch]))
+          << variant << ", branch " << branch;
     }
   }
 }

@@ -58,9 +58,10 @@ TEST_P(PipelineParity, EveryStep) {
   Helper helper(pipe);
   const auto interval = recorded.integer("cache_interval");
   if (interval > 0) {
-    helper.set_params({.cache_interval = interval,
-                       .cache_branch_id = recorded.integer("cache_branch_id"),
-                       .step_counting = recorded.text("count") == "calls" ? StepCounting::kCalls : StepCounting::kTimesteps});
+    helper.set_params(
+        {.cache_interval = interval,
+         .cache_branch_id = recorded.integer("cache_branch_id"),
+         .step_counting = recorded.text("count") == "calls" ? StepCounting::kCalls : StepCounting::kTimesteps});
     helper.enable();
   }
   auto params = params_of(recorded);
@@ -92,7 +93,8 @@ TEST_P(PipelineParity, EveryStep) {
   if (recorded.has("image")) expect_tensor_near(result.images, recorded.tensor("image"), 1e-4);
 }
 
-INSTANTIATE_TEST_SUITE_P(Recorded, PipelineParity, testing::ValuesIn(case_names()), [](const auto& test) { return test.param; });
+INSTANTIATE_TEST_SUITE_P(Recorded, PipelineParity, testing::ValuesIn(case_names()),
+                         [](const auto& test) { return test.param; });
 
 TEST(PipelineParityInputs, GivenLatentsGiveWhatTheirSeedGives) {
   const auto recorded = Recorded::load(kData / "pipelines/sd1_ddim_3x13x17_8steps_uncached.pt");

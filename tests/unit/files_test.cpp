@@ -69,7 +69,8 @@ TEST(TensorFiles, Errors) {
   const auto list = torch::pickle_save(c10::IValue(std::vector<torch::Tensor>{torch::ones(1)}));
   write_file(file, {list.data(), list.size()});
   expect_error<std::runtime_error>([&] { load_tensor(file); }, {"must hold a single tensor, it holds"});
-  expect_error<std::runtime_error>([&] { save_tensor(torch::ones(1), folder.path() / "absent/t.pt"); }, {"can't write"});
+  expect_error<std::runtime_error>([&] { save_tensor(torch::ones(1), folder.path() / "absent/t.pt"); },
+                                   {"can't write"});
 }
 
 }  // namespace

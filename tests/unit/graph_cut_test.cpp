@@ -9,7 +9,9 @@
 namespace deepcache {
 namespace {
 
-Graph unet_graph(const std::string& variant) { return inference_graph(load_module(unet_file(variant), torch::kFloat)); }
+Graph unet_graph(const std::string& variant) {
+  return inference_graph(load_module(unet_file(variant), torch::kFloat));
+}
 
 std::size_t node_count(const Graph& graph) {
   return static_cast<std::size_t>(std::distance(graph->nodes().begin(), graph->nodes().end()));
@@ -155,7 +157,8 @@ TEST(MoveGraph, MovesTensorsAndDeviceConstants) {
     if (value->isDevice()) {
       EXPECT_TRUE(value->toDevice().is_meta());
     }
-    any_device = any_device || value->isDevice() || (value->isTensor() && value->toTensor().sizes() == c10::IntArrayRef{2, 3});
+    any_device =
+        any_device || value->isDevice() || (value->isTensor() && value->toTensor().sizes() == c10::IntArrayRef{2, 3});
   }
   EXPECT_TRUE(any_device);
 }

@@ -179,8 +179,8 @@ TEST(Helper, UsableAfterAnExceptionWithAnEmptyCache) {
   helper.enable();
   const auto inputs = unet_inputs();
   call(unet, 0);
-  for (const auto& wrong : {std::vector<c10::IValue>{inputs[0]},                               // too few
-                            {inputs[0], inputs[1], torch::ones({1, 24, 7})}}) {                // fails inside the network
+  for (const auto& wrong : {std::vector<c10::IValue>{inputs[0]},                 // too few
+                            {inputs[0], inputs[1], torch::ones({1, 24, 7})}}) {  // fails inside the network
     call(unet, 1);
     EXPECT_GT(helper.stats().cache_bytes, 0);
     EXPECT_THROW(unet.forward(wrong), std::exception);
@@ -260,10 +260,12 @@ TEST(HelperParams, ModulesByNameOrItsEnd) {
   const auto unet = test_unet();
   Helper helper(unet);
   helper.enable();
-  for (const auto& [name, branch] : {std::pair{"up_blocks.3.resnets.2", 0}, {"up_blocks.2.resnets.0", 5}, {"3.resnets.1", 1}}) {
+  for (const auto& [name, branch] :
+       {std::pair{"up_blocks.3.resnets.2", 0}, {"up_blocks.2.resnets.0", 5}, {"3.resnets.1", 1}}) {
     helper.set_params({.cache_interval = 2, .cache_module = name});
     run(unet, 2);
-    EXPECT_EQ(helper.stats().cached_step, unet.profile(unet_inputs())[static_cast<std::size_t>(branch)].cached_step) << name;
+    EXPECT_EQ(helper.stats().cached_step, unet.profile(unet_inputs())[static_cast<std::size_t>(branch)].cached_step)
+        << name;
   }
   helper.set_params({.cache_branch_id = 5, .cache_module = "up_blocks.2.resnets.0"});  // both, and they agree
   const auto refuse = [&](const CacheParams& params, const std::vector<std::string>& parts) {

@@ -20,7 +20,8 @@ torch::Tensor read_png(const std::filesystem::path& file) {
   image.version = PNG_IMAGE_VERSION;
   EXPECT_NE(png_image_begin_read_from_file(&image, file.string().c_str()), 0);
   image.format = PNG_FORMAT_RGB;
-  auto pixels = torch::empty({static_cast<std::int64_t>(image.height), static_cast<std::int64_t>(image.width), 3}, torch::kUInt8);
+  auto pixels =
+      torch::empty({static_cast<std::int64_t>(image.height), static_cast<std::int64_t>(image.width), 3}, torch::kUInt8);
   EXPECT_NE(png_image_finish_read(&image, nullptr, pixels.data_ptr(), 0, nullptr), 0);
   return pixels.permute({2, 0, 1});
 }
@@ -42,7 +43,8 @@ TEST(Png, PixelsAreRoundedAndClamped) {
 
 TEST(Png, KeepsTexts) {
   const TemporaryFolder folder;
-  save_png(torch::zeros({3, 1, 1}), folder.path() / "i.png", {{"parameters", "a red heart\nSteps: 50"}, {"utf8", "\u2764 ok"}});
+  save_png(torch::zeros({3, 1, 1}), folder.path() / "i.png",
+           {{"parameters", "a red heart\nSteps: 50"}, {"utf8", "\u2764 ok"}});
   const auto bytes = read_file(folder.path() / "i.png");
   EXPECT_NE(bytes.find(std::string("tEXtparameters\0a red heart\nSteps: 50", 36)), std::string::npos);
   EXPECT_NE(bytes.find("iTXtutf8"), std::string::npos);
@@ -51,12 +53,22 @@ TEST(Png, KeepsTexts) {
 
 TEST(Png, Errors) {
   const TemporaryFolder folder;
-  expect_error<std::invalid_argument>([&] { save_png(torch::ones({1, 4, 4}), folder.path() / "i.png"); },
-                                      {"must be [3, H, W], got [1, 4, 4]"});
+  expect_error<std::invalid_argument>(
+      [&] {
+        save_png(torch::ones({1, 4, 4}), folder.path() / "i.png");
+      },
+      {"must be [3, H, W], got [1, 4, 4]"});
   expect_error<std::invalid_argument>([&] { save_png(torch::ones({4, 4}), folder.path() / "i.png"); }, {"got [4, 4]"});
-  expect_error<std::runtime_error>([&] { save_png(torch::ones({3, 4, 4}), folder.path() / "absent/i.png"); }, {"can't write"});
-  expect_error<std::runtime_error>([&] { save_png(torch::ones({3, 4, 4}), folder.path() / "i.png", {{"", "empty keyword"}}); },
-                                   {"can't encode"});
+  expect_error<std::runtime_error>(
+      [&] {
+        save_png(torch::ones({3, 4, 4}), folder.path() / "absent/i.png");
+      },
+      {"can't write"});
+  expect_error<std::runtime_error>(
+      [&] {
+        save_png(torch::ones({3, 4, 4}), folder.path() / "i.png", {{"", "empty keyword"}});
+      },
+      {"can't encode"});
   EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
 }
 
@@ -67,8 +79,8 @@ TEST(ContactSheet, ImagesStandUnderTheirTitles) {
   const auto corner = [&](std::int64_t y, std::int64_t x) { return sheet.slice(1, y, y + 16).slice(2, x, x + 60); };
   EXPECT_TRUE(corner(68, 12).eq(red[0][0][0] * torch::tensor({1, 0, 0}).view({3, 1, 1})).all().item<bool>());
   EXPECT_EQ(corner(68, 84)[0].mean().item<float>(), 0.5F);
-  EXPECT_LT(sheet.slice(1, 12, 40).slice(2, 12, 72).min().item<float>(), 0.5F);   // "full" is written there
-  EXPECT_LT(sheet.slice(1, 40, 68).slice(2, 12, 72).min().item<float>(), 0.5F);   // and the caption here
+  EXPECT_LT(sheet.slice(1, 12, 40).slice(2, 12, 72).min().item<float>(), 0.5F);  // "full" is written there
+  EXPECT_LT(sheet.slice(1, 40, 68).slice(2, 12, 72).min().item<float>(), 0.5F);  // and the caption here
 }
 
 TEST(ContactSheet, LongAndForeignCaptionsFit) {
@@ -83,9 +95,16 @@ TEST(ContactSheet, Errors) {
   expect_error<std::invalid_argument>([&] { contact_sheet({}, {{"a", {}}}); }, {"0 titles"});
   expect_error<std::invalid_argument>([&] { contact_sheet({"t"}, {}); }, {"0 rows"});
   expect_error<std::invalid_argument>([&] { contact_sheet({"t"}, {{"a", {image}}}, 0); }, {"scale 0"});
-  expect_error<std::invalid_argument>([&] { contact_sheet({"t"}, {{"a", {image, image}}}); }, {"\"a\" has 2 images for 1 titles"});
-  expect_error<std::invalid_argument>([&] { contact_sheet({"t"}, {{"a", {image}}, {"b", {torch::ones({3, 9, 8})}}}); },
-                                      {"one size, got [3, 8, 8] and [3, 9, 8]"});
+  expect_error<std::invalid_argument>(
+      [&] {
+        contact_sheet({"t"}, {{"a", {image, image}}});
+      },
+      {"\"a\" has 2 images for 1 titles"});
+  expect_error<std::invalid_argument>(
+      [&] {
+        contact_sheet({"t"}, {{"a", {image}}, {"b", {torch::ones({3, 9, 8})}}});
+      },
+      {"one size, got [3, 8, 8] and [3, 9, 8]"});
 }
 
 TEST(ImageMetrics, EqualAndErrors) {
@@ -93,14 +112,19 @@ TEST(ImageMetrics, EqualAndErrors) {
   EXPECT_TRUE(std::isinf(psnr(image, image)));
   EXPECT_DOUBLE_EQ(ssim(image, image), 1.0);
   EXPECT_NEAR(psnr(torch::zeros({4}), torch::full({4}, 0.1)), 20, 1e-6);
-  expect_error<std::invalid_argument>([&] { psnr(image, image[0]); }, {"one shape, got [2, 3, 16, 16] and [3, 16, 16]"});
-  expect_error<std::invalid_argument>([&] { ssim(torch::ones({3, 10, 16}), torch::ones({3, 10, 16})); },
-                                      {"11x11 pixels or more, got [3, 10, 16]"});
+  expect_error<std::invalid_argument>([&] { psnr(image, image[0]); },
+                                      {"one shape, got [2, 3, 16, 16] and [3, 16, 16]"});
+  expect_error<std::invalid_argument>(
+      [&] {
+        ssim(torch::ones({3, 10, 16}), torch::ones({3, 10, 16}));
+      },
+      {"11x11 pixels or more, got [3, 10, 16]"});
 }
 
 TEST(RunReports, InfinitePsnrAndAnyPromptAreValidJson) {
   RunReport report{.model = "m", .scheduler = "DDIMScheduler", .prompt = "broken \xff utf8", .params = {}, .cache = {}};
-  report.compare = {.milliseconds_uncached = 2, .speedup = 1, .psnr_db = psnr(torch::ones(1), torch::ones(1)), .ssim = 1};
+  report.compare = {
+      .milliseconds_uncached = 2, .speedup = 1, .psnr_db = psnr(torch::ones(1), torch::ones(1)), .ssim = 1};
   EXPECT_NE(report.json().find("\"psnr_db\": null"), std::string::npos);
   EXPECT_EQ(report.png_text(0)[0].second.find("DeepCache"), std::string::npos);  // interval 1 caches nothing
 }

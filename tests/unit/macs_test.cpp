@@ -74,7 +74,8 @@ TEST(ShallowSteps, DoTheMultiplyAccumulatesThatTheProfileSays) {
 
 TEST(MacCount, KnownOperators) {
   const auto count = [](const std::string& result, const std::vector<c10::IValue>& inputs) {
-    return count_macs(inference_graph(make_module("def forward(self, x, y):\n    return " + result + "\n")), inputs).macs;
+    return count_macs(inference_graph(make_module("def forward(self, x, y):\n    return " + result + "\n")), inputs)
+        .macs;
   };
   const auto x = torch::rand({2, 4, 6, 6}), y = torch::rand({2, 4, 6, 5});
   EXPECT_EQ(count("torch.conv2d(x, self.weight)", {x, y}), (Macs{2 * 36 * 4 * 4, 0}));

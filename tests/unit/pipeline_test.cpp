@@ -8,7 +8,9 @@ namespace deepcache {
 namespace {
 
 /// Two steps of 64x64 pixels: quick.
-TextToImageParams quick() { return {.num_inference_steps = 2, .height = 64, .width = 64}; }
+TextToImageParams quick() {
+  return {.num_inference_steps = 2, .height = 64, .width = 64};
+}
 
 class PipelineTest : public testing::Test {
  protected:
@@ -114,13 +116,17 @@ TEST_F(PipelineTest, ParametersOutOfRange) {
   refuse([](auto& p) { p.seeds = {1, 2}; }, {"got 2"});
   refuse([](auto& p) { p.latents = torch::ones({1, 4, 8, 9}); }, {"shape [1, 4, 8, 8], got Float [1, 4, 8, 9]"});
   refuse([](auto& p) { p.latents = torch::ones({1, 4, 8, 8}, torch::kLong); }, {"floating-point", "got Long"});
-  expect_error<std::invalid_argument>([&] { pipe(std::vector<std::string>{}, quick()); }, {"one prompt or more, got none"});
+  expect_error<std::invalid_argument>([&] { pipe(std::vector<std::string>{}, quick()); },
+                                      {"one prompt or more, got none"});
   expect_error<std::invalid_argument>([&] { pipe("\xff", quick()); }, {"UTF-8"});
 }
 
 TEST(PipelineLoading, DeviceThatIsNotThere) {
   expect_error<std::invalid_argument>(
-      [] { StableDiffusionPipeline::load(std::filesystem::path(DEEPCACHE_TEST_DATA) / "packages/sd1", torch::Device("cuda:99")); },
+      [] {
+        StableDiffusionPipeline::load(std::filesystem::path(DEEPCACHE_TEST_DATA) / "packages/sd1",
+                                      torch::Device("cuda:99"));
+      },
       {"no device \"cuda:99\""});
 }
 

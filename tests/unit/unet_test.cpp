@@ -33,9 +33,11 @@ TEST(UNetLoading, MissingDamagedOrForeignFiles) {
   expect_error<std::runtime_error>([&] { UNet::load(folder.path() / "unet.pt"); }, {"no such file", "unet.pt"});
   const auto bytes = read_file(unet_file("sd1"));
   write_file(folder.path() / "half.pt", bytes.substr(0, bytes.size() / 2));
-  expect_error<std::runtime_error>([&] { UNet::load(folder.path() / "half.pt"); }, {"half.pt isn't a readable TorchScript"});
+  expect_error<std::runtime_error>([&] { UNet::load(folder.path() / "half.pt"); },
+                                   {"half.pt isn't a readable TorchScript"});
   write_file(folder.path() / "text.pt", "hello");
-  expect_error<std::runtime_error>([&] { UNet::load(folder.path() / "text.pt"); }, {"text.pt isn't a readable TorchScript"});
+  expect_error<std::runtime_error>([&] { UNet::load(folder.path() / "text.pt"); },
+                                   {"text.pt isn't a readable TorchScript"});
 }
 
 TEST(UNetLoading, DevicesThatAreNotThere) {
@@ -48,8 +50,16 @@ TEST(UNetInputs, WrongInputsSayWhatIsExpected) {
   const auto unet = test_unet();
   const auto inputs = unet_inputs();
   expect_error<std::invalid_argument>([&] { unet.forward({inputs[0], inputs[1]}); }, {"wrong inputs"});
-  expect_error<std::invalid_argument>([&] { unet.forward({inputs[0], inputs[1], inputs[2], inputs[2]}); }, {"wrong inputs"});
-  expect_error<std::invalid_argument>([&] { unet.forward({inputs[0], inputs[1], "text"}); }, {"wrong inputs", "Tensor"});
+  expect_error<std::invalid_argument>(
+      [&] {
+        unet.forward({inputs[0], inputs[1], inputs[2], inputs[2]});
+      },
+      {"wrong inputs"});
+  expect_error<std::invalid_argument>(
+      [&] {
+        unet.forward({inputs[0], inputs[1], "text"});
+      },
+      {"wrong inputs", "Tensor"});
   EXPECT_THROW(unet(torch::ones({1, 4, 8, 8}), torch::tensor(1), torch::ones({1, 24, 7})), std::exception);
   EXPECT_TRUE(first_tensor(unet.forward(inputs)).isfinite().all().item<bool>());  // still usable
 }
@@ -57,7 +67,8 @@ TEST(UNetInputs, WrongInputsSayWhatIsExpected) {
 TEST(UNetOutputs, AnyKindThatHoldsASample) {
   const auto x = torch::rand({1, 4, 2, 2});
   const auto source = [](const std::string& result) {
-    return "def forward(self, x):\n    h = torch.cat([torch.conv2d(x, self.weight), x], 1)\n    return " + result + "\n";
+    return "def forward(self, x):\n    h = torch.cat([torch.conv2d(x, self.weight), x], 1)\n    return " + result +
+           "\n";
   };
   const auto expected = UNet(make_module(source("h")))(x);
   EXPECT_TRUE(UNet(make_module(source("(h, x)")))(x).equal(expected));

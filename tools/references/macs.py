@@ -1,4 +1,4 @@
-"""Records the multiply-accumulates of full and cached steps, as PyTorch's own counter sees them under DeepCacheSDHelper.
+"""Records multiply-accumulates of full and cached steps, as PyTorch counts them under DeepCacheSDHelper.
 
     python tools/references/macs.py [--out tests/data/macs.json]
 
