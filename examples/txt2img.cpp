@@ -175,8 +175,8 @@ void paint(Options& o) {
   if (!o.save_latents.empty()) deepcache::save_tensor(torch::cat(latents), o.save_latents);
   if (!o.report.empty()) deepcache::save_text(o.prompts.size() > 1 ? "[" + reports + "]\n" : reports, o.report);
   if (!o.contact_sheet.empty()) {
-    const auto scale = std::max<std::int64_t>(1, 192 / rows[0].images[0].size(2));
-    const auto sheet = deepcache::contact_sheet({"full", "every " + std::to_string(o.cache_interval)}, rows, scale);
+    const auto scale = std::max<std::int64_t>(1, 128 / rows[0].images[0].size(2));
+    const auto sheet = deepcache::contact_sheet({"full", "every " + std::to_string(o.cache_interval)}, rows, scale, 3);
     deepcache::save_png(sheet, o.contact_sheet);
   }
 }

@@ -49,10 +49,12 @@ torch::Tensor enlarge(const torch::Tensor& image, std::int64_t scale) {
 }  // namespace
 
 torch::Tensor contact_sheet(const std::vector<std::string>& titles, const std::vector<ContactRow>& rows,
-                            std::int64_t scale) {
-  check_argument(!titles.empty() && !rows.empty() && scale >= 1,
-                 "a contact sheet needs titles, rows and a scale of 1 or more, got {} titles, {} rows and scale {}",
-                 titles.size(), rows.size(), scale);
+                            std::int64_t scale, std::int64_t across) {
+  check_argument(
+      !titles.empty() && !rows.empty() && scale >= 1 && across >= 1,
+      "a contact sheet needs titles, rows, a scale and rows across of 1 or more, got {} titles, {} rows, scale "
+      "{} and {} across",
+      titles.size(), rows.size(), scale, across);
   for (const auto& row : rows) {
     check_argument(row.images.size() == titles.size(), "row \"{}\" has {} images for {} titles", row.caption,
                    row.images.size(), titles.size());
@@ -62,21 +64,23 @@ torch::Tensor contact_sheet(const std::vector<std::string>& titles, const std::v
                      fmt::join(rows[0].images[0].sizes(), ", "), fmt::join(image.sizes(), ", "));
   }
   const auto height = rows[0].images[0].size(1) * scale, width = rows[0].images[0].size(2) * scale;
-  const auto columns = static_cast<std::int64_t>(titles.size());
-  const auto row_height = kLineHeight + height + kMargin;
-  const auto sheet_width = columns * (width + kMargin) + kMargin;
-  auto canvas =
-      torch::ones({3, kMargin + kLineHeight + static_cast<std::int64_t>(rows.size()) * row_height, sheet_width});
-  for (std::int64_t column = 0; column < columns; ++column)
-    draw_text(canvas, kMargin + column * (width + kMargin), kMargin, width, titles[static_cast<std::size_t>(column)]);
-  auto top = kMargin + kLineHeight;
-  for (const auto& row : rows) {
-    draw_text(canvas, kMargin, top, sheet_width - 2 * kMargin, row.caption);
-    for (std::int64_t column = 0; column < columns; ++column)
-      canvas.slice(1, top + kLineHeight, top + kLineHeight + height)
-          .slice(2, kMargin + column * (width + kMargin), kMargin + column * (width + kMargin) + width)
+  const auto columns = static_cast<std::int64_t>(titles.size()), count = static_cast<std::int64_t>(rows.size());
+  const auto blocks = std::min(across, count), lines = (count + blocks - 1) / blocks;
+  const auto row_height = kLineHeight + height + kMargin, block_width = columns * (width + kMargin) + kMargin;
+  const auto column_left = [&](std::int64_t column) { return kMargin + column * (width + kMargin); };
+  auto canvas = torch::ones({3, kMargin + kLineHeight + lines * row_height, blocks * block_width});
+  for (std::int64_t i = 0; i < count; ++i) {
+    const auto& row = rows[static_cast<std::size_t>(i)];
+    auto block = canvas.slice(2, i % blocks * block_width, (i % blocks + 1) * block_width);
+    const auto top = kMargin + kLineHeight + i / blocks * row_height;
+    draw_text(block, kMargin, top, block_width - 2 * kMargin, row.caption);
+    for (std::int64_t column = 0; column < columns; ++column) {
+      const auto left = column_left(column);
+      if (i < blocks) draw_text(block, left, kMargin, width, titles[static_cast<std::size_t>(column)]);
+      block.slice(1, top + kLineHeight, top + kLineHeight + height)
+          .slice(2, left, left + width)
           .copy_(enlarge(row.images[static_cast<std::size_t>(column)], scale));
-    top += row_height;
+    }
   }
   return canvas;
 }

@@ -83,6 +83,14 @@ TEST(ContactSheet, ImagesStandUnderTheirTitles) {
   EXPECT_LT(sheet.slice(1, 40, 68).slice(2, 12, 72).min().item<float>(), 0.5F);  // and the caption here
 }
 
+TEST(ContactSheet, RowsBesideEachOther) {
+  std::vector<ContactRow> rows;
+  for (int i = 0; i < 5; ++i) rows.push_back({"", {torch::full({3, 8, 30}, i / 10.0F)}});
+  const auto sheet = contact_sheet({"t"}, rows, 1, 3);
+  EXPECT_EQ(sheet.sizes(), (torch::IntArrayRef{3, 12 + 28 + 2 * (28 + 8 + 12), 3 * (12 + 30 + 12)}));
+  for (int i = 0; i < 5; ++i) EXPECT_EQ(sheet[0][40 + 28 + i / 3 * 48][12 + i % 3 * 54].item<float>(), i / 10.0F) << i;
+}
+
 TEST(ContactSheet, LongAndForeignCaptionsFit) {
   const auto image = torch::ones({3, 8, 8});
   const auto sheet = contact_sheet({"a title longer than its column"}, {{std::string(500, 'x') + "\u2764", {image}}});
@@ -95,6 +103,7 @@ TEST(ContactSheet, Errors) {
   expect_error<std::invalid_argument>([&] { contact_sheet({}, {{"a", {}}}); }, {"0 titles"});
   expect_error<std::invalid_argument>([&] { contact_sheet({"t"}, {}); }, {"0 rows"});
   expect_error<std::invalid_argument>([&] { contact_sheet({"t"}, {{"a", {image}}}, 0); }, {"scale 0"});
+  expect_error<std::invalid_argument>([&] { contact_sheet({"t"}, {{"a", {image}}}, 1, 0); }, {"0 across"});
   expect_error<std::invalid_argument>(
       [&] {
         contact_sheet({"t"}, {{"a", {image, image}}});
