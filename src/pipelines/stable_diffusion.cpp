@@ -183,7 +183,10 @@ StableDiffusionPipeline& StableDiffusionPipeline::operator=(StableDiffusionPipel
 StableDiffusionPipeline StableDiffusionPipeline::load(const std::filesystem::path& folder, torch::Device device) {
   check_device(device);
   const ModelPackage package(folder);
-  return StableDiffusionPipeline(std::make_unique<Impl>(check_family(package, folder), device));
+  auto impl = std::make_unique<Impl>(check_family(package, folder), device);
+  log(LogLevel::kInfo, fmt::format("{}: {} on {}, {} branches, {}", folder.string(), c10::toString(impl->dtype),
+                                   device.str(), impl->unet.num_branches(), impl->scheduler->name()));
+  return StableDiffusionPipeline(std::move(impl));
 }
 
 TextToImageResult StableDiffusionPipeline::operator()(const std::string& prompt, const TextToImageParams& params) {
