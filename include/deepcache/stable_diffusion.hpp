@@ -42,10 +42,10 @@ struct TextToImageParams {
   std::int64_t num_images_per_prompt = 1;
   std::vector<std::uint64_t> seeds = {0};  ///< one, for noise drawn as Python draws it from one CPU generator for the
                                            ///< whole batch; or one for each image, as from a list of generators
-  double eta = 0.0;  ///< DDIM's, 0 to 1; other schedulers have none and want 0
-  torch::Tensor latents =
-      {};              ///< if defined, the initial noise (of unit variance), [B, C, h, w], instead of the seeds'
-  bool decode = true;  ///< false: latents only, as diffusers' output_type="latent"
+  double eta = 0.0;                        ///< DDIM's, 0 to 1; other schedulers have none and want 0
+  /// If defined, the initial noise (of unit variance), [B, C, h, w], instead of what the seeds give.
+  torch::Tensor latents = {};
+  bool decode = true;                                      ///< false: latents only, as diffusers' output_type="latent"
   std::function<bool(const PipelineStep&)> callback = {};  ///< after each step; returning false ends the run
 };
 
