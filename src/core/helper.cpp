@@ -139,15 +139,6 @@ struct Helper::Impl : UNetHook {
     return position - *state.first_position;
   }
 
-  static std::vector<c10::IValue> shapes_of(const std::vector<c10::IValue>& inputs) {
-    std::vector<c10::IValue> shapes;
-    for (const auto& input : inputs)
-      shapes.push_back(map_tensors(input, [](const torch::Tensor& tensor) {
-        return tensor.dim() == 0 ? tensor : torch::empty_like(tensor, torch::kMeta);
-      }));
-    return shapes;
-  }
-
   UNet unet;
   CacheParams params;
   std::int64_t branch = 0;

@@ -135,14 +135,9 @@ MacCount count_macs(const Graph& graph, const std::vector<c10::IValue>& inputs) 
   const auto shapes = graph->copy();
   remove_normalizations(*shapes->block());
   move_graph(*shapes, torch::kMeta);
-  const auto to_meta = [](const torch::Tensor& tensor) {
-    return tensor.dim() == 0 ? tensor.cpu() : tensor.to(torch::kMeta);
-  };
-  std::vector<c10::IValue> meta_inputs;
-  for (const auto& input : inputs) meta_inputs.push_back(map_tensors(input, to_meta));
   const Program program(shapes, "shapes");
   const MacCounter counter;
-  auto outputs = program.run(std::move(meta_inputs));
+  auto outputs = program.run(shapes_of(inputs));
   return {counter.macs(), std::move(outputs)};
 }
 

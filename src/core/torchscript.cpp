@@ -93,6 +93,15 @@ c10::IValue map_tensors(const c10::IValue& value, const std::function<torch::Ten
   return value;
 }
 
+std::vector<c10::IValue> shapes_of(const std::vector<c10::IValue>& inputs) {
+  std::vector<c10::IValue> shapes;
+  for (const auto& input : inputs)
+    shapes.push_back(map_tensors(input, [](const torch::Tensor& tensor) {
+      return tensor.dim() == 0 ? torch::zeros({}, tensor.scalar_type()) : torch::empty_like(tensor, torch::kMeta);
+    }));
+  return shapes;
+}
+
 std::vector<c10::IValue> Program::run(std::vector<c10::IValue> inputs) const {
   const torch::NoGradGuard no_grad;
   jit::InterpreterState(code_).run(inputs);

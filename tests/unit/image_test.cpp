@@ -93,7 +93,8 @@ TEST(ContactSheet, RowsBesideEachOther) {
 
 TEST(ContactSheet, LongAndForeignCaptionsFit) {
   const auto image = torch::ones({3, 8, 8});
-  const auto sheet = contact_sheet({"a title longer than its column"}, {{std::string(500, 'x') + "\u2764", {image}}});
+  const std::string caption(500, 'x');
+  const auto sheet = contact_sheet({"a title longer than its column"}, {{caption + "\u2764", {image}}});
   EXPECT_EQ(sheet.size(2), 12 + 20);
   EXPECT_EQ(sheet.slice(2, 20).min().item<float>(), 1.0F);  // nothing leaves its column
 }
