@@ -22,10 +22,14 @@
 namespace fs = std::filesystem;
 namespace bench = deepcache::bench;
 using Inputs = std::vector<c10::IValue>;
+using Size = std::pair<std::int64_t, std::int64_t>;
+
+namespace {
 
 struct Options {
   fs::path unet, package, json;
-  std::string dtype, latent_size = "32x32", text = "77x768";
+  std::string dtype;
+  Size latent_size{32, 32}, text{77, 768};
   std::int64_t batch = 2, branch = 0;
   int threads = 2, rounds = 15;
 };
@@ -52,34 +56,28 @@ struct Result {
 const std::map<std::string, torch::Dtype> kDtypes{
     {"float32", torch::kFloat}, {"float16", torch::kHalf}, {"bfloat16", torch::kBFloat16}};
 
+std::string text_of(const Size& size) {
+  return std::to_string(size.first) + "x" + std::to_string(size.second);
+}
+
 void add_flags(CLI::App& app, Options& o) {
-  const auto size = CLI::Validator(
-      [](const std::string& text) {
-        int a = 0, b = 0, end = 0;
-        const bool good = std::sscanf(text.c_str(), "%dx%d%n", &a, &b, &end) == 2 &&
-                          static_cast<std::size_t>(end) == text.size() && a > 0 && b > 0;
-        return good ? "" : "\"" + text + "\" isn't two numbers as in 32x32";
-      },
-      "AxB");
+  const auto add_size = [&](const char* flag, Size& size, const char* description) {
+    app.add_option(flag, size, description)->delimiter('x')->check(CLI::Range(1, 4096))->default_str(text_of(size));
+  };
   auto* model = app.add_option_group("model")->require_option(1);
   model->add_option("--unet", o.unet, "A traced UNet's file");
   model->add_option("--package", o.package, "A model package, whose UNet is taken");
   app.add_option("--dtype", o.dtype, "Of the weights, if not the file's or the package's")
       ->check(CLI::IsMember(kDtypes));
-  app.add_option("--latent-size", o.latent_size, "Height x width")->check(size)->capture_default_str();
+  add_size("--latent-size", o.latent_size, "Height x width, as 32x32");
   app.add_option("--batch", o.batch, "Batch size")->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--text", o.text, "Prompt length x width of its embedding")->check(size)->capture_default_str();
+  add_size("--text", o.text, "Prompt length x width of its embedding");
   app.add_option("--threads", o.threads, "CPU threads")->check(CLI::PositiveNumber)->capture_default_str();
   app.add_option("--branch", o.branch, "cache_branch_id")->capture_default_str();
   app.add_option("--rounds", o.rounds, "Each runs every kind of step once")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   app.add_option("--json", o.json, "Writes the numbers to this file too");
-}
-
-std::pair<std::int64_t, std::int64_t> parse_size(const std::string& text) {
-  const auto cross = text.find('x');
-  return {std::stoll(text.substr(0, cross)), std::stoll(text.substr(cross + 1))};
 }
 
 torch::jit::Module load(const Options& o) {
@@ -92,8 +90,8 @@ torch::jit::Module load(const Options& o) {
 
 Inputs make_inputs(const Options& o, torch::Dtype dtype) {
   torch::manual_seed(0);
-  const auto [height, width] = parse_size(o.latent_size);
-  const auto [length, features] = parse_size(o.text);
+  const auto [height, width] = o.latent_size;
+  const auto [length, features] = o.text;
   return {torch::randn({o.batch, 4, height, width}).to(dtype), torch::tensor(500),
           torch::randn({o.batch, length, features}).to(dtype)};
 }
@@ -106,7 +104,7 @@ double milliseconds(const Step& step) {
 }
 
 double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
+  std::ranges::sort(values);
   const auto middle = values.size() / 2;
   return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
 }
@@ -255,14 +253,14 @@ Rows rows(const Result& r) {
 void report(const Options& o, const Result& r) {
   nlohmann::ordered_json json{{"model", (o.package.empty() ? o.unet : o.package).string()},
                               {"branch", r.profile.name},
-                              {"latent_size", o.latent_size},
-                              {"text", o.text},
+                              {"latent_size", text_of(o.latent_size)},
+                              {"text", text_of(o.text)},
                               {"batch", o.batch},
                               {"threads", o.threads},
                               {"rounds", o.rounds}};
   std::printf("%s (branch %lld), latents %s, text %s, batch %lld, %d threads, %d rounds\n", r.profile.name.c_str(),
-              static_cast<long long>(o.branch), o.latent_size.c_str(), o.text.c_str(), static_cast<long long>(o.batch),
-              o.threads, o.rounds);
+              static_cast<long long>(o.branch), text_of(o.latent_size).c_str(), text_of(o.text).c_str(),
+              static_cast<long long>(o.batch), o.threads, o.rounds);
   for (const auto& [name, value, unit] : rows(r)) {
     json["rows"].push_back({{"name", name}, {"value", value}, {"unit", unit}});
     if (std::isnan(value))
@@ -274,6 +272,8 @@ void report(const Options& o, const Result& r) {
       {"plain", r.times.plain}, {"full", r.times.full}, {"cached", r.times.cached}, {"bare", r.times.bare}};
   if (!o.json.empty()) deepcache::save_text(json.dump(2) + "\n", o.json);
 }
+
+}  // namespace
 
 int main(int argc, char** argv) {
   CLI::App app("What a cached step of a UNet costs beside a full one, and what the helper adds");

@@ -21,6 +21,8 @@
 
 namespace fs = std::filesystem;
 
+namespace {
+
 struct Options {
   std::string model, scheduler, device = "cpu";
   std::vector<std::string> prompts;
@@ -180,6 +182,8 @@ void paint(Options& o) {
     deepcache::save_png(sheet, o.contact_sheet);
   }
 }
+
+}  // namespace
 
 int main(int argc, char** argv) {
   CLI::App app("Text to image with DeepCache");

@@ -65,7 +65,7 @@ GraphCut cut(const Graph& graph, std::int64_t cache_branch_id) {
 std::vector<std::string> skip_concatenation_names(const Graph& graph) {
   std::vector<std::string> names;
   for (const auto* node : skip_concatenations(graph)) names.push_back(node->scopeName());
-  std::reverse(names.begin(), names.end());
+  std::ranges::reverse(names);
   return names;
 }
 

@@ -132,7 +132,7 @@ struct Helper::Impl : UNetHook {
     check_argument(inputs.size() > 1 && inputs[1].isTensor() && inputs[1].toTensor().numel() >= 1,
                    "StepCounting::kTimesteps needs the timestep as the UNet's second input");
     const auto timestep = inputs[1].toTensor().flatten()[0].item<double>();
-    const auto found = std::find(timesteps.begin(), timesteps.end(), timestep);
+    const auto found = std::ranges::find(timesteps, timestep);
     check_argument(found != timesteps.end(), "timestep {} isn't in the schedule given to begin_run", timestep);
     const auto position = found - timesteps.begin();
     if (!state.first_position) state.first_position = position;  // image-to-image begins inside the schedule

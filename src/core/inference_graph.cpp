@@ -49,13 +49,13 @@ class Lowering {
   void name_scopes() {
     std::unordered_map<const jit::Value*, std::string> paths{{graph_->inputs()[0], self_.path}};
     for (auto* node : graph_->nodes())
-      if (node->kind() == c10::prim::GetAttr && paths.count(node->input(0)) != 0)
+      if (node->kind() == c10::prim::GetAttr && paths.contains(node->input(0)))
         paths.emplace(node->output(), join(paths.at(node->input(0)), node->s(c10::attr::name)));
     for (auto* node : graph_->nodes()) {
       auto path = self_.path;
       for (const auto* output : node->outputs())
         for (const auto& use : output->uses())
-          if (use.user->kind() == c10::prim::CallMethod && use.offset > 0 && paths.count(use.user->input(0)) != 0)
+          if (use.user->kind() == c10::prim::CallMethod && use.offset > 0 && paths.contains(use.user->input(0)))
             path = paths.at(use.user->input(0));
       node->setScope(c10::make_intrusive<jit::Scope>()->push(c10::Symbol::scope(path)));
     }

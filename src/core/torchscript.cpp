@@ -18,7 +18,7 @@ jit::Module load_module(const std::filesystem::path& file, std::optional<torch::
   try {
     auto module = jit::load(file.string(), torch::Device(torch::kCPU));
     module.eval();
-    const auto cast = [&](torch::Tensor tensor) {
+    const auto cast = [&](const torch::Tensor& tensor) {
       if (dtype && tensor.is_floating_point()) tensor.set_data(tensor.detach().to(*dtype));
     };
     for (const auto& parameter : module.parameters()) cast(parameter);

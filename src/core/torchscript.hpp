@@ -41,8 +41,8 @@ void move_graph(torch::jit::Graph& graph, torch::Device device);
 /// Applies `function` to each tensor inside a value: itself, or an element of a tuple, list or dictionary.
 c10::IValue map_tensors(const c10::IValue& value, const std::function<torch::Tensor(const torch::Tensor&)>& function);
 
-/// The same inputs without their values: tensors on the meta device. A zero-dimensional one, a number to every operator,
-/// becomes 0 on the CPU. Doesn't wait for a device.
+/// The same inputs without their values: tensors on the meta device. A zero-dimensional one, a number to every
+/// operator, becomes 0 on the CPU. Doesn't wait for a device.
 std::vector<c10::IValue> shapes_of(const std::vector<c10::IValue>& inputs);
 
 /// A graph compiled for LibTorch's interpreter, run as it is: no profiling runs and no global executor settings, so the

@@ -53,7 +53,7 @@ void TorchScriptBackend::check_inputs(const std::vector<c10::IValue>& inputs) co
 }
 
 const TorchScriptBackend::Branch& TorchScriptBackend::branch(std::int64_t cache_branch_id) const {
-  const std::lock_guard lock(mutex_);
+  const std::scoped_lock lock(mutex_);
   if (const auto found = branches_.find(cache_branch_id); found != branches_.end()) return found->second;
   const auto [full, shallow] = cut(graph_, cache_branch_id);
   return branches_.emplace(cache_branch_id, Branch{{full, "full"}, {shallow, "shallow"}}).first->second;

@@ -16,8 +16,8 @@ constexpr std::int64_t kLineHeight = 14 * kTextScale;
 std::string printable(std::string text) {
   // Each UTF-8 sequence becomes one "?": its continuation bytes go.
   std::erase_if(text, [](char c) { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; });
-  std::replace_if(
-      text.begin(), text.end(), [](unsigned char c) { return c < 32 || c > 126; }, '?');
+  std::ranges::replace_if(
+      text, [](unsigned char c) { return c < 32 || c > 126; }, '?');
   return text;
 }
 

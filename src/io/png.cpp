@@ -16,7 +16,7 @@ void append(png_structp png, png_bytep data, png_size_t size) {
 }
 
 bool is_ascii(const std::string& text) {
-  return std::all_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 128; });
+  return std::ranges::all_of(text, [](unsigned char c) { return c < 128; });
 }
 
 /// Text chunks that point into `text`, which must outlive them: plain ones for ASCII, international ones otherwise.

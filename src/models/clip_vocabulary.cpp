@@ -56,7 +56,8 @@ Vocab read_vocab(const Path& file) {
 void add_merge(std::string_view line, std::size_t rank, const std::string& file, const Vocab& vocab,
                CLIPVocabulary::Merges& merges) {
   const auto space = line.find(' ');
-  const bool two_symbols = space != line.npos && space > 0 && space + 1 < line.size() && space == line.rfind(' ');
+  const bool two_symbols =
+      space != std::string_view::npos && space > 0 && space + 1 < line.size() && space == line.rfind(' ');
   check_data(two_symbols, "{}: line {} must hold two symbols with a space between, got '{}'", file, rank + 1, line);
   const auto id_of = [&](const std::string& symbol) {
     const auto entry = vocab.find(symbol);

@@ -30,7 +30,7 @@ class ModelPackage {
 
  private:
   struct Entry {
-    std::uint64_t bytes;
+    std::uint64_t bytes = 0;
     std::string sha256;
   };
   std::filesystem::path folder_;

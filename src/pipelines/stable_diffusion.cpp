@@ -91,7 +91,7 @@ struct StableDiffusionPipeline::Impl {
     const auto repeat = [&](const torch::Tensor& embeddings) {
       return embeddings.repeat_interleave(params.num_images_per_prompt, 0);
     };
-    const auto conditional = repeat(encode(prompts));
+    auto conditional = repeat(encode(prompts));
     if (params.guidance_scale <= 1) return conditional;
     const std::vector<std::string> negative(prompts.size(), params.negative_prompt);
     return torch::cat({repeat(encode(negative)), conditional});

@@ -65,7 +65,7 @@ std::vector<double> ConfigReader::numbers(std::string_view key, double min, doub
   const auto* value = find(key);
   if (value == nullptr || value->is_null()) return {};
   const auto in_range = [&](const nlohmann::json& item) { return is_number_in(item, min, max); };
-  if (!value->is_array() || value->empty() || !std::all_of(value->begin(), value->end(), in_range))
+  if (!value->is_array() || value->empty() || !std::ranges::all_of(*value, in_range))
     refuse(key, *value, "null or a list of " + describe_range("numbers", min, max));
   return value->get<std::vector<double>>();
 }
@@ -73,8 +73,7 @@ std::vector<double> ConfigReader::numbers(std::string_view key, double min, doub
 std::size_t ConfigReader::name_index(std::string_view key, const std::vector<std::string_view>& names) const {
   const auto* value = find(key);
   if (value == nullptr) return names.size();
-  const auto found =
-      value->is_string() ? std::find(names.begin(), names.end(), value->get<std::string>()) : names.end();
+  const auto found = value->is_string() ? std::ranges::find(names, value->get<std::string>()) : names.end();
   if (found == names.end()) {
     std::string allowed = "one of";
     for (const auto name : names) allowed += fmt::format("{} \"{}\"", name == names.front() ? "" : ",", name);

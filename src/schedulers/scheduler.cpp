@@ -25,8 +25,7 @@ constexpr std::array kClasses{
 };
 
 const SchedulerClass* find_class(std::string_view name) {
-  const auto* const found =
-      std::find_if(kClasses.begin(), kClasses.end(), [&](const auto& entry) { return entry.name == name; });
+  const auto* const found = std::ranges::find(kClasses, name, &SchedulerClass::name);
   return found == kClasses.end() ? nullptr : found;
 }
 

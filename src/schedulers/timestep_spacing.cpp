@@ -21,7 +21,7 @@ std::vector<std::int64_t> linspace_timesteps(std::int64_t train, std::int64_t st
   std::vector<std::int64_t> timesteps{0};
   for (std::int64_t i = 1; i < steps; ++i)
     timesteps.push_back(round_half_even(i == steps - 1 ? last : static_cast<double>(i) * stride));
-  std::reverse(timesteps.begin(), timesteps.end());
+  std::ranges::reverse(timesteps);
   return timesteps;
 }
 

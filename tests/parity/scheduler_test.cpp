@@ -67,7 +67,7 @@ void expect_trajectory(const Recorded& trajectory) {
   for (auto i = trajectory.integer("first"); i < scheduler->timesteps().size(0); ++i) {
     const auto output = stand_in(sample, scheduler->timesteps()[i].item<std::int64_t>());
     sample = scheduler->step(output, i, sample, options);
-    if (std::find(kept.begin(), kept.end(), i) == kept.end()) continue;
+    if (std::ranges::find(kept, i) == kept.end()) continue;
     SCOPED_TRACE(c10::str("after step ", i));
     expect_tensor_near(sample, expected[compared++], tolerance(expected));
     if (testing::Test::HasFailure()) return;
