@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -57,7 +58,7 @@ struct CacheStats {
   std::int64_t full_steps = 0;
   std::int64_t cached_steps = 0;
   std::int64_t cache_bytes = 0;  ///< held now, all contexts together
-  Macs full_step;                ///< of one full step, for the shapes of the latest call
+  Macs full_step;                ///< of one full step, for the shapes of the latest full one
   Macs cached_step;
   std::int64_t macs_saved = 0;  ///< by the cached steps together, at those shapes
 };
@@ -72,7 +73,8 @@ class Helper {
   explicit Helper(UNet unet);
 
   /// From a file or a loaded module, as `UNet` takes them; then call `forward` of this helper, or `unet()`.
-  explicit Helper(const std::filesystem::path& file, torch::Device device = torch::kCPU);
+  explicit Helper(const std::filesystem::path& file, torch::Device device = torch::kCPU,
+                  std::optional<torch::Dtype> dtype = std::nullopt);
   explicit Helper(const torch::jit::Module& module);
 
   /// Acts on the UNet of a pipeline.
@@ -86,7 +88,7 @@ class Helper {
   Helper(Helper&&) noexcept;
   Helper& operator=(Helper&&) noexcept;
 
-  /// Takes effect at the next call; empties the cache.
+  /// Takes effect at the next call; empties the cache, counts steps from 0, clears the statistics.
   /// @throws std::invalid_argument for an interval below 1, a branch that the UNet doesn't have (the message names the
   ///         range), a module name that is unknown or ambiguous, or one that contradicts cache_branch_id.
   void set_params(const CacheParams& params);
@@ -106,7 +108,7 @@ class Helper {
   /// calls: each context counts its own steps and has its own cache. The default is "".
   void set_context(std::string context);
 
-  /// The UNet's forward under this helper; plain if disabled. Inputs and result are those of `UNet::forward`.
+  /// `unet().forward(inputs)`: cached while this helper is enabled.
   c10::IValue forward(std::vector<c10::IValue> inputs);
 
   CacheStats stats() const;

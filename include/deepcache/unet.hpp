@@ -54,10 +54,9 @@ class UNet {
   static UNet load(const std::filesystem::path& file, torch::Device device = torch::kCPU,
                    std::optional<torch::Dtype> dtype = std::nullopt);
 
-  /// Takes a module that the app has loaded already, on the device where it is; weights are shared, not copied.
-  /// @throws std::invalid_argument if it is in training mode, if it has no skip concatenation (`cat` of two tensors
-  /// along
-  ///         dimension 1), or if one sits inside control flow.
+  /// Takes a module that the app has loaded already, on the device of its weights, which are shared, not copied.
+  /// @throws std::invalid_argument if it is in training mode, if it has no skip concatenation (`cat` of two
+  ///         tensors along dimension 1), or if one sits inside control flow.
   explicit UNet(const torch::jit::Module& module);
 
   /// Runs the network on the inputs of the traced `forward`, and returns its (first) output tensor.
@@ -81,7 +80,9 @@ class UNet {
   /// The submodule names of the branches by cache_branch_id. Empty strings where the module hierarchy is gone (frozen).
   std::vector<std::string> branch_names() const;
 
-  /// What each branch would hold and save for inputs of these shapes. Nothing is computed: shapes alone are propagated.
+  /// What each branch would hold and save for inputs of these shapes. Shapes alone are propagated, nothing is computed,
+  /// unless an operator of the UNet has no kernel for that: then each branch costs a full and a cached step.
+  /// @throws std::invalid_argument as `forward` does; what the network throws if it can't run on these shapes.
   std::vector<BranchProfile> profile(const std::vector<c10::IValue>& inputs) const;
 
   /// Another network on the same weights, with no helper: for a second thread.

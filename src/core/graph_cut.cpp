@@ -5,6 +5,7 @@
 #include <torch/csrc/jit/passes/lower_tuples.h>
 
 #include <algorithm>
+#include <unordered_set>
 
 #include "error.hpp"
 
@@ -27,9 +28,28 @@ bool has_skip_concatenation(const jit::Block& block) {
   });
 }
 
+bool is_computed_from(const jit::Value* value, const jit::Value* source) {
+  std::vector<const jit::Node*> open{value->node()};
+  std::unordered_set<const jit::Node*> seen;
+  while (!open.empty()) {
+    const auto* node = open.back();
+    open.pop_back();
+    if (!seen.insert(node).second) continue;
+    for (const auto* input : node->inputs()) {
+      if (input == source) return true;
+      open.push_back(input->node());
+    }
+    for (const auto* inner : node->blocks())
+      for (const auto* inner_node : inner->nodes()) open.push_back(inner_node);
+  }
+  return false;
+}
+
+/// What comes from the deep layers: the first operand, but where the second one is computed from it, that.
 jit::Value* feature(const Graph& graph, std::int64_t cache_branch_id) {
   const auto places = skip_concatenations(graph);
-  return places.at(places.size() - 1 - static_cast<std::size_t>(cache_branch_id))->input(0)->node()->input(0);
+  const auto operands = places.at(places.size() - 1 - static_cast<std::size_t>(cache_branch_id))->input(0)->node();
+  return operands->input(is_computed_from(operands->input(1), operands->input(0)) ? 1 : 0);
 }
 
 }  // namespace

@@ -10,7 +10,7 @@ namespace deepcache {
 
 /// A UNet's graph, cut at one skip concatenation. The two share their weights.
 struct GraphCut {
-  Graph full;     ///< the graph, with one more output: the feature, first operand of the concatenation
+  Graph full;     ///< the graph, with one more output: the feature, the concatenation's deep operand
   Graph shallow;  ///< the graph with the feature as one more input, and without what only computed it
 };
 

@@ -42,6 +42,10 @@ std::int64_t find_branch(const CacheParams& params, const std::vector<std::strin
   std::vector<std::int64_t> found;
   for (std::int64_t i = 0; i < count; ++i)
     if (ends_with_module(names[static_cast<std::size_t>(i)], params.cache_module)) found.push_back(i);
+  check_argument(!names.front().empty(),
+                 "cache_module needs the submodules' names, which this UNet has lost (frozen?): give cache_branch_id, "
+                 "0 to {}",
+                 count - 1);
   check_argument(found.size() == 1, "cache_module must name one of {}; \"{}\" names {} of them", fmt::join(names, ", "),
                  params.cache_module, found.size());
   check_argument(params.cache_branch_id == 0 || params.cache_branch_id == found[0],
@@ -153,7 +157,8 @@ struct Helper::Impl : UNetHook {
 };
 
 Helper::Helper(UNet unet) : impl_(std::make_unique<Impl>(std::move(unet))) {}
-Helper::Helper(const std::filesystem::path& file, torch::Device device) : Helper(UNet::load(file, device)) {}
+Helper::Helper(const std::filesystem::path& file, torch::Device device, std::optional<torch::Dtype> dtype)
+    : Helper(UNet::load(file, device, dtype)) {}
 Helper::Helper(const torch::jit::Module& module) : Helper(UNet(module)) {}
 Helper::~Helper() = default;
 Helper::Helper(Helper&&) noexcept = default;
@@ -166,6 +171,7 @@ void Helper::set_params(const CacheParams& params) {
   impl_->params = params;
   impl_->profile.reset();
   impl_->contexts.clear();
+  impl_->steps.clear();
 }
 
 const CacheParams& Helper::params() const {

@@ -76,7 +76,9 @@ class Lowering {
         replace(*node, *Lowering(method->copy(), callee).run(), node->inputs());
       } else if (node->kind() == c10::prim::CallFunction) {
         const auto type = node->input(0)->type()->expect<c10::FunctionType>();
-        replace(*node, *jit::toGraphFunction(*type->function()).graph(), node->inputs().slice(1));
+        const auto function = jit::toGraphFunction(*type->function()).graph()->copy();
+        lower(*function->block());
+        replace(*node, *function, node->inputs().slice(1));
       } else {
         for (auto* inner : node->blocks()) lower(*inner);
       }
@@ -100,8 +102,8 @@ class Lowering {
     node.destroy();
   }
 
-  void replace(jit::Node& node, jit::Graph& callee, c10::ArrayRef<jit::Value*> arguments) {
-    const auto outputs = jit::insertGraph(*graph_, callee, arguments);
+  static void replace(jit::Node& node, jit::Graph& callee, c10::ArrayRef<jit::Value*> arguments) {
+    const auto outputs = jit::insertGraph(*node.owningGraph(), callee, arguments);
     for (std::size_t i = 0; i < outputs.size(); ++i) node.output(i)->replaceAllUsesWith(outputs[i]);
     node.destroy();
   }

@@ -3,7 +3,11 @@
 #include <ATen/record_function.h>
 #include <torch/library.h>
 
+#include <mutex>
 #include <string_view>
+
+#include "error.hpp"
+#include "log.hpp"
 
 namespace deepcache {
 namespace {
@@ -92,17 +96,6 @@ torch::Tensor attention_shape(const torch::Tensor& query, const torch::Tensor&, 
   return torch::empty(shape, query.options());
 }
 
-/// Once a process, when shapes are first asked for.
-void register_shapes() {
-  static torch::Library library(torch::Library::IMPL, "aten", c10::DispatchKey::Meta, __FILE__, __LINE__);
-  static const bool done = [] {
-    library.impl("convolution_overrideable", convolution_shape);
-    library.impl("scaled_dot_product_attention", attention_shape);
-    return true;
-  }();
-  static_cast<void>(done);
-}
-
 /// Takes out what changes values only: LibTorch's normalizations don't run on the meta device in C++ either.
 void remove_normalizations(torch::jit::Block& block) {
   for (auto* node : block.nodes()) {
@@ -130,15 +123,41 @@ MacCounter::~MacCounter() {
   at::removeCallback(handle_);
 }
 
-MacCount count_macs(const Graph& graph, const std::vector<c10::IValue>& inputs) {
-  register_shapes();
+namespace {
+
+MacCount run_and_count(const Graph& graph, std::vector<c10::IValue> inputs) {
+  const Program program(graph, "counted");
+  const MacCounter counter;
+  const auto outputs = program.run(std::move(inputs));
+  return {counter.macs(), shapes_of(outputs)};
+}
+
+MacCount count_on_meta(const Graph& graph, const std::vector<c10::IValue>& inputs) {
   const auto shapes = graph->copy();
   remove_normalizations(*shapes->block());
-  move_graph(*shapes, torch::kMeta);
-  const Program program(shapes, "shapes");
-  const MacCounter counter;
-  auto outputs = program.run(shapes_of(inputs));
-  return {counter.macs(), std::move(outputs)};
+  // The dispatcher is the whole process's: what is added to it stays no longer than needed.
+  static std::mutex mutex;
+  const std::scoped_lock lock(mutex);
+  torch::Library library(torch::Library::IMPL, "aten", c10::DispatchKey::Meta, __FILE__, __LINE__);
+  library.impl("convolution_overrideable", convolution_shape);
+  library.impl("scaled_dot_product_attention", attention_shape);
+  return run_and_count(move_graph(shapes, torch::kMeta), shapes_of(inputs));
+}
+
+}  // namespace
+
+MacCount count_macs(const Graph& graph, const std::vector<c10::IValue>& inputs, torch::Device device) {
+  try {
+    return count_on_meta(graph, inputs);
+  } catch (const std::exception& error) {
+    log(LogLevel::kDebug, fmt::format("multiply-accumulates are counted in a real step: {}", error.what()));
+  }
+  std::vector<c10::IValue> zeros;
+  for (const auto& input : inputs)
+    zeros.push_back(map_tensors(input, [&](const torch::Tensor& tensor) {
+      return tensor.dim() == 0 ? torch::zeros({}, tensor.scalar_type()) : torch::zeros_like(tensor, device);
+    }));
+  return run_and_count(graph, std::move(zeros));
 }
 
 }  // namespace deepcache

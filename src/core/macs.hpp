@@ -12,8 +12,9 @@ struct MacCount {
   std::vector<c10::IValue> outputs;  ///< of the graph, on the meta device: shapes and dtypes without data
 };
 
-/// Counts the multiply-accumulates of one run for inputs of these shapes. Runs on the meta device: nothing is computed.
-MacCount count_macs(const Graph& graph, const std::vector<c10::IValue>& inputs);
+/// Counts the multiply-accumulates of one run for inputs of these shapes. Runs on the meta device, where nothing is
+/// computed; a graph with an operator that can't, on `device`, on zeros.
+MacCount count_macs(const Graph& graph, const std::vector<c10::IValue>& inputs, torch::Device device = torch::kCPU);
 
 /// Counts those of everything that the current thread runs while it lives.
 class MacCounter {

@@ -18,10 +18,14 @@ jit::Module load_module(const std::filesystem::path& file, std::optional<torch::
   try {
     auto module = jit::load(file.string(), torch::Device(torch::kCPU));
     module.eval();
+    if (!dtype) return module;
+    const auto parameters = module.parameters();
+    check_data(parameters.size() > 0, "{} has no parameters to cast to {}; a frozen module keeps its dtype",
+               file.string(), c10::toString(*dtype));
     const auto cast = [&](const torch::Tensor& tensor) {
-      if (dtype && tensor.is_floating_point()) tensor.set_data(tensor.detach().to(*dtype));
+      if (tensor.is_floating_point()) tensor.set_data(tensor.detach().to(*dtype));
     };
-    for (const auto& parameter : module.parameters()) cast(parameter);
+    for (const auto& parameter : parameters) cast(parameter);
     for (const auto& buffer : module.buffers()) cast(buffer);
     return module;
   } catch (const c10::Error& error) {
@@ -36,11 +40,6 @@ void check_device(torch::Device device) {
   check_argument(
       device.is_cpu() || (device.is_cuda() && index < count), "no device \"{}\": allowed are cpu{}", device.str(),
       count == 0 ? " (this LibTorch sees no CUDA device)" : fmt::format(" and cuda:0 to cuda:{}", count - 1));
-}
-
-torch::Device module_device(const jit::Module& module) {
-  for (const auto& parameter : module.parameters()) return parameter.device();
-  return torch::kCPU;
 }
 
 namespace {
@@ -66,10 +65,21 @@ void move_constants(jit::Block& block, torch::Device device,
 
 }  // namespace
 
-void move_graph(jit::Graph& graph, torch::Device device) {
+torch::Device device_of(const Graph& graph) {
+  for (const auto* node : graph->nodes()) {
+    if (node->kind() != c10::prim::Constant) continue;
+    const auto value = jit::toIValue(node->output());
+    if (value && value->isTensor() && value->toTensor().defined() && value->toTensor().dim() > 0)
+      return value->toTensor().device();
+  }
+  return torch::kCPU;
+}
+
+Graph move_graph(Graph graph, torch::Device device) {
   std::unordered_map<const c10::TensorImpl*, torch::Tensor> moved;
-  move_constants(*graph.block(), device, moved);
-  jit::EliminateDeadCode(graph.block());
+  move_constants(*graph->block(), device, moved);
+  jit::EliminateDeadCode(graph);
+  return graph;
 }
 
 c10::IValue map_tensors(const c10::IValue& value, const std::function<torch::Tensor(const torch::Tensor&)>& function) {
@@ -108,17 +118,8 @@ std::vector<c10::IValue> Program::run(std::vector<c10::IValue> inputs) const {
   return inputs;
 }
 
-namespace {
-
-Graph graph_on(const jit::Module& module, torch::Device device) {
-  auto graph = inference_graph(module);
-  move_graph(*graph, device);
-  return graph;
-}
-
-}  // namespace
-
-Network::Network(const jit::Module& module, torch::Device device) : program_(graph_on(module, device), "network") {}
+Network::Network(const jit::Module& module, torch::Device device)
+    : program_(move_graph(inference_graph(module), device), "network") {}
 
 torch::Tensor Network::operator()(const torch::Tensor& input) const {
   return first_tensor(program_.run({input}).at(0));

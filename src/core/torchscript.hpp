@@ -18,14 +18,12 @@ using Graph = std::shared_ptr<torch::jit::Graph>;
 
 /// Reads a TorchScript file to the CPU, in evaluation mode.
 /// @param dtype  if set, what floating-point parameters and buffers become
-/// @throws std::runtime_error naming the file if it is missing, truncated or no TorchScript module.
+/// @throws std::runtime_error naming the file if it is missing, truncated or no TorchScript module, or if it has no
+///         parameters for `dtype`: freezing makes them constants.
 torch::jit::Module load_module(const std::filesystem::path& file, std::optional<torch::Dtype> dtype = std::nullopt);
 
 /// @throws std::invalid_argument unless the device is a CPU, or a CUDA device that is there.
 void check_device(torch::Device device);
-
-/// The device of a module's first parameter; the CPU if it has none.
-torch::Device module_device(const torch::jit::Module& module);
 
 /// `forward` as one graph: calls are inlined, parameters are constants that share the module's memory, `self` is gone,
 /// and what doesn't depend on the inputs is computed. The scope of each node names the submodule that reads its result
@@ -34,9 +32,12 @@ torch::Device module_device(const torch::jit::Module& module);
 /// @throws std::invalid_argument if the module is in training mode, or changes its own attributes.
 Graph inference_graph(const torch::jit::Module& module);
 
+/// The device of a graph's weights, its first constant tensor that isn't zero-dimensional; the CPU if it has none.
+torch::Device device_of(const Graph& graph);
+
 /// Moves a graph's constants: tensors, and devices, which tracing writes into the graph. Zero-dimensional tensors stay:
-/// they are numbers to every operator.
-void move_graph(torch::jit::Graph& graph, torch::Device device);
+/// they are numbers to every operator. Changes the graph, and returns it.
+Graph move_graph(Graph graph, torch::Device device);
 
 /// Applies `function` to each tensor inside a value: itself, or an element of a tuple, list or dictionary.
 c10::IValue map_tensors(const c10::IValue& value, const std::function<torch::Tensor(const torch::Tensor&)>& function);

@@ -12,18 +12,16 @@ c10::FunctionSchema forward_schema(const torch::jit::Module& module) {
   return schema.cloneWithArguments({schema.arguments().begin() + 1, schema.arguments().end()});
 }
 
-Graph movable_graph(const torch::jit::Module& module, torch::Device device) {
-  auto graph = inference_graph(module);
-  move_graph(*graph, device);
-  return graph;
-}
-
 }  // namespace
 
-TorchScriptBackend::TorchScriptBackend(const torch::jit::Module& module, torch::Device device)
-    : device_(device),
-      schema_(forward_schema(module)),
-      graph_(movable_graph(module, device)),
+TorchScriptBackend::TorchScriptBackend(const torch::jit::Module& module, std::optional<torch::Device> device)
+    : TorchScriptBackend(forward_schema(module), inference_graph(module), device) {}
+
+TorchScriptBackend::TorchScriptBackend(c10::FunctionSchema schema, const Graph& graph,
+                                       std::optional<torch::Device> device)
+    : schema_(std::move(schema)),
+      device_(device.value_or(device_of(graph))),
+      graph_(move_graph(graph, device_)),
       program_(graph_, "unet"),
       branch_names_(skip_concatenation_names(graph_)) {}
 
@@ -61,7 +59,7 @@ const TorchScriptBackend::Branch& TorchScriptBackend::branch(std::int64_t cache_
 
 BranchProfile TorchScriptBackend::profile(const std::vector<c10::IValue>& inputs, std::int64_t cache_branch_id) const {
   const auto [full, shallow] = cut(graph_, cache_branch_id);
-  const auto full_step = count_macs(full, inputs);
+  const auto full_step = count_macs(full, inputs, device_);
   const auto feature = full_step.outputs.at(1).toTensor();
   auto shallow_inputs = inputs;
   shallow_inputs.emplace_back(feature);
@@ -70,7 +68,7 @@ BranchProfile TorchScriptBackend::profile(const std::vector<c10::IValue>& inputs
           .feature_shape = feature.sizes().vec(),
           .feature_bytes = static_cast<std::int64_t>(feature.nbytes()),
           .full_step = full_step.macs,
-          .cached_step = count_macs(shallow, shallow_inputs).macs};
+          .cached_step = count_macs(shallow, shallow_inputs, device_).macs};
 }
 
 }  // namespace deepcache

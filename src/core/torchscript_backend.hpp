@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <unordered_map>
 
 #include "core/backend.hpp"
@@ -12,7 +13,8 @@ namespace deepcache {
 /// Runs a traced UNet, cut in memory: one file serves every branch, batch and latent size.
 class TorchScriptBackend : public Backend {
  public:
-  TorchScriptBackend(const torch::jit::Module& module, torch::Device device);
+  /// @param device  where it runs; if none is given, where the module's weights are
+  TorchScriptBackend(const torch::jit::Module& module, std::optional<torch::Device> device);
 
   c10::IValue run(std::vector<c10::IValue> inputs) const override;
   FullResult run_full(std::vector<c10::IValue> inputs, std::int64_t cache_branch_id) const override;
@@ -28,10 +30,11 @@ class TorchScriptBackend : public Backend {
     Program full;
     Program shallow;
   };
+  TorchScriptBackend(c10::FunctionSchema schema, const Graph& graph, std::optional<torch::Device> device);
   const Branch& branch(std::int64_t cache_branch_id) const;
 
-  torch::Device device_;
   c10::FunctionSchema schema_;
+  torch::Device device_;
   Graph graph_;
   Program program_;
   std::vector<std::string> branch_names_;

@@ -2,19 +2,23 @@
 
 #include "core/torchscript_backend.hpp"
 #include "core/unet_impl.hpp"
+#include "error.hpp"
 
 namespace deepcache {
 
 UNet::UNet(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 UNet::UNet(const torch::jit::Module& module)
-    : UNet(std::make_shared<Impl>(
-          Impl{.backend = std::make_shared<TorchScriptBackend>(module, module_device(module))})) {}
+    : UNet(std::make_shared<Impl>(Impl{.backend = std::make_shared<TorchScriptBackend>(module, std::nullopt)})) {}
 
 UNet UNet::load(const std::filesystem::path& file, torch::Device device, std::optional<torch::Dtype> dtype) {
   check_device(device);
-  return UNet(
-      std::make_shared<Impl>(Impl{.backend = std::make_shared<TorchScriptBackend>(load_module(file, dtype), device)}));
+  const auto module = load_module(file, dtype);
+  try {
+    return UNet(std::make_shared<Impl>(Impl{.backend = std::make_shared<TorchScriptBackend>(module, device)}));
+  } catch (const std::invalid_argument& error) {
+    throw std::invalid_argument(fmt::format("{}: {}", file.string(), error.what()));
+  }
 }
 
 UNet UNet::share_weights() const {

@@ -1,6 +1,9 @@
 #include "core/graph_cut.hpp"
 
 #include <gtest/gtest.h>
+#include <torch/csrc/jit/frontend/resolver.h>
+#include <torch/csrc/jit/frontend/sugared_value.h>
+#include <torch/jit.h>
 
 #include "expect_error.hpp"
 #include "networks.hpp"
@@ -93,6 +96,21 @@ TEST(GraphCut, OnlyConcatenationsOfTwoAlongDimensionOneCount) {
   EXPECT_EQ(skip_concatenation_names(graph), std::vector<std::string>{""});
 }
 
+TEST(GraphCut, TheDeepOperandMayComeSecond) {
+  const auto graph = inference_graph(make_module(R"(
+    def forward(self, x):
+        skip = torch.conv2d(x, self.weight)
+        deep = torch.tanh(skip) * 3
+        return torch.cat([skip, deep], 1)
+  )"));
+  const auto shallow = cut(graph, 0).shallow;
+  const auto x = torch::rand({1, 4, 3, 3}), feature = torch::rand({1, 4, 3, 3});
+  const auto output = first_tensor(Program(shallow, "shallow").run({x, feature}).at(0));
+  EXPECT_TRUE(output.slice(1, 4).equal(feature));
+  EXPECT_TRUE(output.slice(1, 0, 4).equal(torch::conv2d(x, torch::full({4, 4, 1, 1}, 0.25))));
+  for (const auto* node : shallow->nodes()) EXPECT_NE(node->kind(), c10::aten::tanh);
+}
+
 TEST(GraphCut, RefusesWhatItCannotCut) {
   expect_error<std::invalid_argument>(
       [] {
@@ -133,6 +151,42 @@ TEST(InferenceGraph, RefusesTrainingAndSelfChange) {
   expect_error<std::invalid_argument>([&] { inference_graph(counter); }, {"changes its own attribute \"calls\""});
 }
 
+/// Names of free functions in a module's source.
+struct FunctionResolver : torch::jit::Resolver {
+  std::shared_ptr<torch::jit::CompilationUnit> functions = torch::jit::compile(R"(
+    def inner(x):
+        return torch.cat([torch.tanh(x), x], 1)
+    def outer(x):
+        return inner(x) * 2
+  )");
+  std::shared_ptr<torch::jit::SugaredValue> resolveValue(const std::string& name, torch::jit::GraphFunction& method,
+                                                         const torch::jit::SourceRange& place) override {
+    if (auto* function = functions->find_function(name)) return std::make_shared<torch::jit::FunctionValue>(function);
+    return torch::jit::nativeResolver()->resolveValue(name, method, place);
+  }
+};
+
+TEST(InferenceGraph, LowersFunctionsAndThoseThatTheyCall) {
+  torch::jit::Module module("network");
+  const auto functions = std::make_shared<FunctionResolver>();
+  module.define("def forward(self, x):\n    return outer(x)\n", functions);
+  module.eval();
+  const auto graph = inference_graph(module);
+  EXPECT_EQ(skip_concatenations(graph).size(), 1U);
+  const auto x = torch::rand({1, 2, 3, 3});
+  EXPECT_TRUE(first_tensor(Program(graph, "functions").run({x}).at(0)).equal(torch::cat({x.tanh(), x}, 1) * 2));
+}
+
+TEST(InferenceGraph, RefusesWhatIsNoConstant) {
+  auto module = make_module(R"(
+    def helper(self, x):
+        return x
+    def forward(self, x):
+        return self.helper(x), self
+  )");
+  expect_error<std::invalid_argument>([&] { inference_graph(module); }, {"uses itself in forward"});
+}
+
 TEST(InferenceGraph, LeavesTheModuleAsItWas) {
   const auto module = load_module(unet_file("sd1"), torch::kFloat);
   const auto before = module.dump_to_str(true, true, false);
@@ -146,7 +200,7 @@ TEST(MoveGraph, MovesTensorsAndDeviceConstants) {
         y = torch.zeros([2, 3], device=torch.device("cpu"))
         return torch.conv2d(x, self.weight), y + x.mean()
   )"));
-  move_graph(*graph, torch::kMeta);
+  move_graph(graph, torch::kMeta);
   bool any_device = false;
   for (const auto* node : graph->nodes()) {
     const auto value = node->kind() == c10::prim::Constant ? torch::jit::toIValue(node->output()) : std::nullopt;

@@ -164,11 +164,19 @@ TEST(Helper, AFeatureServesOnlyWhatItWasComputedFor) {
   call(unet, 1, 2);      // another batch
   call(unet, 2, 2, 12);  // another size
   call(unet, 3, 2, 12);
+  const auto with_timestep = [&](const torch::Tensor& timestep) {
+    auto inputs = unet_inputs("sd1", 4, 2, 12, 12);
+    inputs[1] = timestep;
+    unet.forward(inputs);
+  };
+  with_timestep(torch::tensor(500.0));  // another dtype
+  with_timestep(torch::tensor(499.0));
+  EXPECT_EQ(full_steps(helper), (std::vector<bool>{true, true, true, false, true, false}));
   helper.set_params({.cache_interval = 10, .cache_branch_id = 1});
-  call(unet, 4, 2, 12);
-  EXPECT_EQ(full_steps(helper), (std::vector<bool>{true, true, true, false, true}));
+  with_timestep(torch::tensor(498.0));
+  EXPECT_EQ(full_steps(helper), std::vector<bool>{true});  // statistics are of these parameters only
   helper.reset();
-  call(unet, 5, 2, 12);
+  with_timestep(torch::tensor(497.0));
   EXPECT_EQ(full_steps(helper), std::vector<bool>{true});
 }
 
@@ -304,11 +312,23 @@ TEST(HelperTimesteps, CountsAsPythonDoes) {
   EXPECT_EQ(full_steps(helper), (std::vector<bool>{true, false, false, false, true}));
   expect_error<std::invalid_argument>([&] { call(unet, 50); }, {"timestep 450 isn't in the schedule"});
   expect_error<std::invalid_argument>([&] { call(unet, 0); }, {"needs the schedule", "begin_run"});
+
+  Helper without_timestep(make_module("def forward(self, x):\n    return torch.cat([x, x], 1)\n"));
+  without_timestep.set_params({.cache_interval = 2, .step_counting = StepCounting::kTimesteps});
+  without_timestep.enable();
+  without_timestep.unet().begin_run(std::vector<double>{1});
+  expect_error<std::invalid_argument>(
+      [&] {
+        without_timestep.forward({torch::ones({1, 1})});
+      },
+      {"the timestep as the UNet's second input"});
 }
 
 TEST(HelperSources, FromFileOrModuleAndAnyInputs) {
-  Helper from_file(unet_file("sd1"));
-  EXPECT_EQ(from_file.unet().num_branches(), 12);
+  Helper from_file(unet_file("sd1"), torch::kCPU, torch::kFloat);  // stored in float16
+  from_file.enable();
+  EXPECT_TRUE(first_tensor(from_file.forward(unet_inputs())).equal(call(test_unet(), 0)));
+  EXPECT_EQ(from_file.stats().full_steps, 1);
 
   Helper helper(make_module(R"(
     def forward(self, x, residuals: List[Tensor], conditions: Dict[str, Tensor], scale: float):

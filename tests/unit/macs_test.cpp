@@ -85,6 +85,8 @@ TEST(MacCount, KnownOperators) {
   EXPECT_EQ(count("torch.scaled_dot_product_attention(x, x, x)", {x, y}), (Macs{0, 2 * 4 * 6 * 6 * (6 + 6)}));
   EXPECT_EQ(count("torch.addmm(x, x, y)", {torch::rand({3, 4}), torch::rand({4, 4})}).weights, 0 + 3 * 4 * 4);
   EXPECT_EQ(count("x + y", {x, x}), (Macs{}));
+  // LibTorch's abs has no kernel for shapes alone: a real run counts the same.
+  EXPECT_EQ(count("torch.abs(torch.conv2d(x, self.weight))", {x, y}), (Macs{2 * 36 * 4 * 4, 0}));
 }
 
 }  // namespace

@@ -258,17 +258,15 @@ TEST(Tokenizer, ThreadsShareOne) {
   std::vector<Ids> expected;
   for (const auto& text : texts) expected.push_back(tokenizer.encode(text));
   std::vector<int> wrong(8, 0);
-  {
-    std::vector<std::jthread> threads;
-    for (std::size_t thread = 0; thread < wrong.size(); ++thread) {
-      threads.emplace_back([&, thread] {
-        for (std::size_t i = 0; i < 500; ++i) {
-          const std::size_t which = (i + thread) % texts.size();
-          if (tokenizer.encode(texts[which]) != expected[which]) ++wrong[thread];
-        }
-      });
-    }
-  }
+  std::vector<std::thread> threads;
+  for (std::size_t thread = 0; thread < wrong.size(); ++thread)
+    threads.emplace_back([&, thread] {
+      for (std::size_t i = 0; i < 500; ++i) {
+        const std::size_t which = (i + thread) % texts.size();
+        if (tokenizer.encode(texts[which]) != expected[which]) ++wrong[thread];
+      }
+    });
+  for (auto& thread : threads) thread.join();
   EXPECT_EQ(wrong, std::vector<int>(8, 0));
 }
 

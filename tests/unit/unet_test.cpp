@@ -1,7 +1,9 @@
 #include "deepcache/unet.hpp"
 
 #include <gtest/gtest.h>
+#include <torch/jit.h>
 
+#include "deepcache/helper.hpp"
 #include "expect_error.hpp"
 #include "io/files.hpp"
 #include "networks.hpp"
@@ -46,6 +48,38 @@ TEST(UNetLoading, DevicesThatAreNotThere) {
   expect_error<std::invalid_argument>([&] { UNet::load(unet_file("sd1"), torch::kXPU); }, {"no device \"xpu\""});
 }
 
+TEST(UNetLoading, FilesOfOtherNetworksAreNamed) {
+  const TemporaryFolder folder;
+  make_module("def forward(self, x):\n    return torch.conv2d(x, self.weight)\n").save(folder.path() / "vae.pt");
+  expect_error<std::invalid_argument>([&] { UNet::load(folder.path() / "vae.pt"); },
+                                      {"vae.pt: the network has no skip concatenation", "is it a UNet?"});
+}
+
+TEST(UNetLoading, FrozenModulesRunButHaveNoNamesAndKeepTheirDtype) {
+  const TemporaryFolder folder;
+  auto frozen = torch::jit::freeze(load_module(unet_file("sd1"), torch::kFloat));
+  const UNet unet(frozen);
+  EXPECT_TRUE(first_tensor(unet.forward(unet_inputs())).equal(first_tensor(test_unet().forward(unet_inputs()))));
+  EXPECT_EQ(unet.branch_names(), std::vector<std::string>(12));
+  Helper helper(unet);
+  expect_error<std::invalid_argument>([&] { helper.set_params({.cache_module = "up_blocks.3.resnets.2"}); },
+                                      {"names, which this UNet has lost", "cache_branch_id, 0 to 11"});
+  frozen.save(folder.path() / "frozen.pt");
+  expect_error<std::runtime_error>([&] { UNet::load(folder.path() / "frozen.pt", torch::kCPU, torch::kHalf); },
+                                   {"frozen.pt has no parameters to cast to Half"});
+}
+
+TEST(UNetLoading, ALoadedModuleRunsWhereItsWeightsAre) {
+  auto module = make_module(R"(
+    def forward(self, x):
+        return torch.cat([torch.conv2d(x, self.weight), x], 1)
+  )");
+  EXPECT_EQ(UNet(module).device(), torch::kCPU);
+  module.setattr("weight", module.attr("weight").toTensor().to(torch::kMeta));
+  EXPECT_EQ(UNet(module).device(), torch::kMeta);
+  EXPECT_EQ(UNet(torch::jit::freeze(module)).device(), torch::kMeta);
+}
+
 TEST(UNetInputs, WrongInputsSayWhatIsExpected) {
   const auto unet = test_unet();
   const auto inputs = unet_inputs();
@@ -60,6 +94,11 @@ TEST(UNetInputs, WrongInputsSayWhatIsExpected) {
         unet.forward({inputs[0], inputs[1], "text"});
       },
       {"wrong inputs", "Tensor"});
+  const UNet with_default(make_module(R"(
+    def forward(self, x, scale: float = 2.0):
+        return torch.cat([x * scale, x], 1)
+  )"));
+  expect_error<std::invalid_argument>([&] { with_default.forward({inputs[0]}); }, {"takes 2 inputs, got 1"});
   EXPECT_THROW(unet(torch::ones({1, 4, 8, 8}), torch::tensor(1), torch::ones({1, 24, 7})), std::exception);
   EXPECT_TRUE(first_tensor(unet.forward(inputs)).isfinite().all().item<bool>());  // still usable
 }
