@@ -40,7 +40,9 @@ struct Run {
 
 void add_flags(CLI::App& app, Options& o) {
   app.add_option("-m,--model", o.model, "Model package folder")->required();
-  app.add_option("-p,--prompt", o.prompts, "What to paint; several are painted one after the other")->required();
+  app.add_option("-p,--prompt", o.prompts, "What to paint; may be given several times")
+      ->required()
+      ->allow_extra_args(false);  // or "[cat, dog]" would be two prompts
   app.add_option("-n,--negative-prompt", o.params.negative_prompt, "What to avoid");
   app.add_option("--steps", o.params.num_inference_steps, "Denoising steps")->capture_default_str();
   app.add_option("--cfg-scale", o.params.guidance_scale, "Classifier-free guidance; 1: none")->capture_default_str();
@@ -72,12 +74,29 @@ fs::path numbered(const fs::path& file, std::size_t index, std::size_t count, co
 /// Fails before the model runs rather than after.
 void check_writable(const fs::path& file) {
   if (file.empty()) return;
-  const auto folder = file.has_parent_path() ? file.parent_path() : fs::path(".");
-  const auto probe = folder / (file.filename().string() + ".probe");
-  const bool good = !fs::is_directory(file) && std::ofstream(probe).is_open();
+  const bool existed = fs::exists(file);
+  const bool good = !fs::is_directory(file) && std::ofstream(file, std::ios::app).is_open();
   std::error_code ignored;
-  fs::remove(probe, ignored);
+  if (good && !existed) fs::remove(file, ignored);
   if (!good) throw std::runtime_error("can't write " + file.string());
+}
+
+void check_outputs(const Options& o) {
+  for (const auto& file : {o.report, o.contact_sheet, o.save_latents}) check_writable(file);
+  const auto count = o.prompts.size() * static_cast<std::size_t>(o.params.num_images_per_prompt);
+  for (std::size_t i = 0; i < count; ++i) {
+    check_writable(numbered(o.output, i, count));
+    if (o.compare) check_writable(numbered(o.output, i, count, "-uncached"));
+  }
+}
+
+/// LibTorch's first calls are slower: neither side of a comparison should pay for them.
+void warm_up(deepcache::StableDiffusionPipeline& pipe, const Options& o) {
+  auto params = o.params;
+  params.decode = false;
+  params.callback = [](const deepcache::PipelineStep& step) { return step.step_index < 1; };
+  const auto latents = pipe(o.prompts[0], params).latents;
+  pipe.decode(latents);
 }
 
 void show_progress(const deepcache::PipelineStep& step) {
@@ -125,7 +144,6 @@ void print(const deepcache::RunReport& report) {
 }
 
 void paint(Options& o) {
-  for (const auto& file : {o.output, o.report, o.contact_sheet, o.save_latents}) check_writable(file);
   if (o.threads > 0) at::set_num_threads(o.threads);
   if (o.seed < 0) {
     o.seed = std::random_device()();
@@ -134,16 +152,13 @@ void paint(Options& o) {
   o.params.seeds = {static_cast<std::uint64_t>(o.seed)};
   if (!o.init_latents.empty()) o.params.latents = deepcache::load_tensor(o.init_latents);
 
-  auto pipe = deepcache::StableDiffusionPipeline::load(o.model, torch::Device(o.device));
-  if (!o.scheduler.empty()) pipe.set_scheduler(o.scheduler);
+  auto pipe = deepcache::StableDiffusionPipeline::load(o.model, torch::Device(o.device), o.scheduler);
   deepcache::Helper helper(pipe);
   helper.set_params({.cache_interval = o.cache_interval, .cache_branch_id = o.cache_branch_id});
   helper.enable();
-  if (o.compare) {  // LibTorch's first calls are slower: neither side should pay for them
-    auto warm_up = o.params;
-    warm_up.num_inference_steps = 2;
-    pipe(o.prompts[0], warm_up);
-  }
+  for (const auto& prompt : o.prompts) pipe.validate({prompt}, o.params);  // all or none are painted
+  check_outputs(o);
+  if (o.compare) warm_up(pipe, o);
 
   std::vector<deepcache::ContactRow> rows;
   std::vector<torch::Tensor> latents;
@@ -159,7 +174,9 @@ void paint(Options& o) {
       report.compare = {.milliseconds_uncached = full->report.milliseconds,
                         .speedup = full->report.milliseconds / report.milliseconds,
                         .psnr_db = deepcache::psnr(images, full->result.images),
-                        .ssim = deepcache::ssim(images, full->result.images)};
+                        .ssim = std::min(images.size(2), images.size(3)) < 11
+                                    ? std::numeric_limits<double>::quiet_NaN()  // smaller than SSIM's window
+                                    : deepcache::ssim(images, full->result.images)};
     for (std::size_t j = 0; j < batch; ++j) {
       const auto index = static_cast<std::int64_t>(j);
       deepcache::save_png(images[index], numbered(o.output, i * batch + j, count), report.png_text(index));

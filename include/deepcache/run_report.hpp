@@ -16,7 +16,7 @@ struct RunComparison {
   double milliseconds_uncached = 0;
   double speedup = 0;  ///< uncached time over cached time
   double psnr_db = 0;  ///< of the images; infinite if they are equal, null in JSON
-  double ssim = 0;
+  double ssim = 0;     ///< NaN if it wasn't computed, null in JSON
 };
 
 /// What was asked of a pipeline, and what it did: as JSON for programs, and as texts to keep in the PNG file.
@@ -32,8 +32,8 @@ struct RunReport {
   std::optional<RunComparison> compare = std::nullopt;
 
   /// {"request", "steps": [{"index", "timestep", "mode": "full"|"cached", "milliseconds"}],
-  ///  "cache": {"interval", "branch_id", "bytes"}, "totals": {"milliseconds", "full_steps", "cached_steps"}, and, if
-  ///  there is one, "compare": {"milliseconds_uncached", "speedup", "psnr_db", "ssim"}}
+  ///  "cache": {"interval", "branch_id", "policy", "bytes"}, "totals": {"milliseconds", "full_steps", "cached_steps"},
+  ///  and, if there is one, "compare": {"milliseconds_uncached", "speedup", "psnr_db", "ssim"}}
   std::string json() const;
 
   /// For image number `index` of the batch: "parameters" in the convention of web UIs, and "deepcache" in JSON.

@@ -57,6 +57,9 @@ class Scheduler {
   /// Timesteps of the noise process that the model was trained on, usually 1000.
   virtual std::int64_t num_train_timesteps() const = 0;
 
+  /// Whether `step` takes DDIM's options, eta and use_clipped_model_output.
+  virtual bool has_ddim_options() const { return false; }
+
   /// Factor of the initial noise.
   virtual double init_noise_sigma() const { return 1.0; }
 

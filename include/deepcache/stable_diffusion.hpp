@@ -35,14 +35,14 @@ struct PipelineStep {
 /// Defaults are those of diffusers' StableDiffusionPipeline.__call__.
 struct TextToImageParams {
   std::string negative_prompt = {};       ///< used if guidance_scale is above 1
-  std::int64_t num_inference_steps = 50;  ///< 1 to the model's training steps
+  std::int64_t num_inference_steps = 50;  ///< 1 to the training steps, less the scheduler's steps_offset
   double guidance_scale = 7.5;            ///< classifier-free guidance (arXiv 2207.12598); 1 or below: none
   std::int64_t height = 0;                ///< pixels, a multiple of the VAE's factor; 0: the model's own size
   std::int64_t width = 0;                 ///< likewise
   std::int64_t num_images_per_prompt = 1;
   std::vector<std::uint64_t> seeds = {0};  ///< one, for noise drawn as Python draws it from one CPU generator for the
                                            ///< whole batch; or one for each image, as from a list of generators
-  double eta = 0.0;                        ///< DDIM's, 0 to 1; other schedulers have none and want 0
+  double eta = 0.0;  ///< DDIM's, 0 to 1 (Python ignores it where the scheduler isn't DDIM; here it must be 0 then)
   /// If defined, the initial noise (of unit variance), [B, C, h, w], instead of what the seeds give.
   torch::Tensor latents = {};
   bool decode = true;                                      ///< false: latents only, as diffusers' output_type="latent"
@@ -55,12 +55,15 @@ struct TextToImageResult {
   bool cancelled = false;
 };
 
+/// One object serves one thread at a time.
 class StableDiffusionPipeline {
  public:
-  /// @param folder  a model package; each file is checked against its manifest
+  /// @param folder     a model package; each file that is read is checked against the manifest
+  /// @param scheduler  if not empty, one for the package's own: "ddim", "plms", or a class name of diffusers
   /// @throws std::runtime_error if a file is missing, damaged, or not what it should be.
-  /// @throws std::invalid_argument if the device isn't there.
-  static StableDiffusionPipeline load(const std::filesystem::path& folder, torch::Device device = torch::kCPU);
+  /// @throws std::invalid_argument if the device isn't there, or the scheduler isn't known.
+  static StableDiffusionPipeline load(const std::filesystem::path& folder, torch::Device device = torch::kCPU,
+                                      std::string_view scheduler = "");
 
   ~StableDiffusionPipeline();
   StableDiffusionPipeline(StableDiffusionPipeline&&) noexcept;
@@ -72,10 +75,13 @@ class StableDiffusionPipeline {
   TextToImageResult operator()(const std::string& prompt, const TextToImageParams& params = {});
   TextToImageResult operator()(const std::vector<std::string>& prompts, const TextToImageParams& params = {});
 
+  /// Throws what running these would throw for a parameter, and computes nothing.
+  void validate(const std::vector<std::string>& prompts, const TextToImageParams& params = {}) const;
+
   /// Images [B, 3, H, W], float32 in [0, 1], on the CPU, of latents as `operator()` returns them.
   torch::Tensor decode(const torch::Tensor& latents) const;
 
-  /// Another scheduler with the package's settings: "ddim", "plms", or a class name of diffusers.
+  /// Another scheduler with the package's settings, as in `load`.
   /// @throws std::invalid_argument if it isn't known.
   void set_scheduler(std::string_view class_name);
   std::string scheduler_name() const;

@@ -35,6 +35,9 @@ class CLIPTokenizer {
 
   /// Start token, ids, end token, padding: always `model_max_length()` ids. What doesn't fit is cut, the end token
   /// stays.
+  std::vector<std::int64_t> prepare_for_model(std::vector<std::int64_t> ids) const;
+
+  /// `prepare_for_model(tokenize(text))`.
   std::vector<std::int64_t> encode(std::string_view text) const;
 
   /// Ids in an encoded prompt (77 for Stable Diffusion).

@@ -214,6 +214,8 @@ const UNet& Helper::unet() const {
 
 CacheStats Helper::stats() const {
   CacheStats stats;
+  stats.cache_branch_id = impl_->branch;
+  stats.policy = impl_->policy->describe();
   for (const auto& step : impl_->steps) {
     stats.steps.push_back({step.index, step.context, step.full, step.timer.milliseconds()});
     ++(step.full ? stats.full_steps : stats.cached_steps);

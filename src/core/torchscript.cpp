@@ -5,18 +5,20 @@
 #include <torch/csrc/jit/serialization/import.h>
 #include <torch/cuda.h>
 
+#include <fstream>
 #include <string>
 #include <unordered_map>
 
 #include "error.hpp"
+#include "io/files.hpp"
 
 namespace deepcache {
 namespace jit = torch::jit;
 
 jit::Module load_module(const std::filesystem::path& file, std::optional<torch::Dtype> dtype) {
-  check_data(std::filesystem::is_regular_file(file), "no such file: {}", file.string());
+  auto stream = open_file(file);
   try {
-    auto module = jit::load(file.string(), torch::Device(torch::kCPU));
+    auto module = jit::load(stream, torch::Device(torch::kCPU));
     module.eval();
     if (!dtype) return module;
     const auto parameters = module.parameters();

@@ -6,6 +6,7 @@
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <random>
 #include <system_error>
 
 #include "error.hpp"
@@ -13,17 +14,32 @@
 namespace deepcache {
 namespace {
 
-std::ifstream open_for_reading(const std::filesystem::path& file) {
+/// A name beside `file` that no other writer uses.
+std::filesystem::path temporary_name(const std::filesystem::path& file) {
+  std::random_device random;
+  auto name = file;
+  name += fmt::format(".{:08x}{:08x}.part", random(), random());
+  return name;
+}
+
+bool write_bytes(const std::filesystem::path& file, std::string_view bytes) {
+  std::ofstream stream(file, std::ios::binary | std::ios::trunc);
+  stream.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  stream.close();
+  return stream.good();
+}
+
+}  // namespace
+
+std::ifstream open_file(const std::filesystem::path& file) {
   check_data(std::filesystem::is_regular_file(file), "no such file: {}", file.string());
   std::ifstream stream(file, std::ios::binary);
   check_data(stream.is_open(), "can't read {}", file.string());
   return stream;
 }
 
-}  // namespace
-
 std::string read_file(const std::filesystem::path& file) {
-  auto stream = open_for_reading(file);
+  auto stream = open_file(file);
   std::string bytes((std::istreambuf_iterator<char>(stream)), {});
   check_data(!stream.bad(), "can't read {}", file.string());
   return bytes;
@@ -38,22 +54,23 @@ nlohmann::json read_json(const std::filesystem::path& file) {
 }
 
 void write_file(const std::filesystem::path& file, std::string_view bytes) {
-  auto temporary = file;
-  temporary += ".part";
-  std::ofstream stream(temporary, std::ios::binary | std::ios::trunc);
-  stream.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-  stream.close();
-  std::error_code error;
-  if (stream) std::filesystem::rename(temporary, file, error);
-  if (!stream || error) {
-    std::error_code ignored;
+  std::error_code error, ignored;
+  if (std::filesystem::exists(file, ignored) && !std::filesystem::is_regular_file(file, ignored)) {
+    check_data(write_bytes(file, bytes), "can't write {}", file.string());
+    return;
+  }
+  const auto target = std::filesystem::is_symlink(file, ignored) ? std::filesystem::weakly_canonical(file) : file;
+  const auto temporary = temporary_name(target);
+  const bool written = write_bytes(temporary, bytes);
+  if (written) std::filesystem::rename(temporary, target, error);
+  if (!written || error) {
     std::filesystem::remove(temporary, ignored);
     throw std::runtime_error(fmt::format("can't write {}{}", file.string(), error ? ": " + error.message() : ""));
   }
 }
 
 std::string sha256(const std::filesystem::path& file) {
-  auto stream = open_for_reading(file);
+  auto stream = open_file(file);
   const std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context(EVP_MD_CTX_new(), &EVP_MD_CTX_free);
   bool good = context && EVP_DigestInit_ex(context.get(), EVP_sha256(), nullptr) == 1;
   std::array<char, 1 << 16> buffer{};

@@ -2,11 +2,15 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <iosfwd>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
 
 namespace deepcache {
+
+/// Opens a file. @throws std::runtime_error naming the file if it is missing or can't be read.
+std::ifstream open_file(const std::filesystem::path& file);
 
 /// The whole file. @throws std::runtime_error naming the file if it can't be read.
 std::string read_file(const std::filesystem::path& file);
@@ -14,7 +18,8 @@ std::string read_file(const std::filesystem::path& file);
 /// The file parsed as JSON. @throws std::runtime_error naming the file, and the place if the text isn't JSON.
 nlohmann::json read_json(const std::filesystem::path& file);
 
-/// Writes beside `file` and renames: the file is whole or absent. @throws std::runtime_error if that fails.
+/// Writes beside `file` and renames: the file is whole or absent. What a symbolic link names is replaced, not the link;
+/// what is no regular file (a device, a pipe) is written to as it is. @throws std::runtime_error if that fails.
 void write_file(const std::filesystem::path& file, std::string_view bytes);
 
 /// SHA-256 of a file's bytes, as 64 lower-case hexadecimal digits.

@@ -22,14 +22,20 @@ Json request_of(const RunReport& report) {
           {"seeds", params.seeds},
           {"batch_size", params.num_images_per_prompt},
           {"width", params.width},
-          {"height", params.height}};
+          {"height", params.height},
+          {"init_latents", params.latents.defined()}};
 }
 
 /// The interval that ran: a caller without a cache says 1.
 Json cache_of(const RunReport& report) {
   return {{"interval", report.cache.cache_interval},
-          {"branch_id", report.cache.cache_branch_id},
+          {"branch_id", report.stats.cache_branch_id},
+          {"policy", report.stats.policy},
           {"bytes", report.stats.cache_bytes}};
+}
+
+Json finite_or_null(double value) {
+  return std::isfinite(value) ? Json(value) : Json(nullptr);
 }
 
 std::string dump(const Json& json, int indent) {
@@ -53,22 +59,23 @@ std::string RunReport::json() const {
   if (compare)
     json["compare"] = {{"milliseconds_uncached", compare->milliseconds_uncached},
                        {"speedup", compare->speedup},
-                       {"psnr_db", std::isfinite(compare->psnr_db) ? Json(compare->psnr_db) : Json(nullptr)},
-                       {"ssim", compare->ssim}};
+                       {"psnr_db", finite_or_null(compare->psnr_db)},
+                       {"ssim", finite_or_null(compare->ssim)}};
   return dump(json, 2) + "\n";
 }
 
 PngText RunReport::png_text(std::int64_t index) const {
   const auto negative = params.negative_prompt.empty() ? "" : "\nNegative prompt: " + params.negative_prompt;
-  auto parameters = fmt::format("{}{}\nSteps: {}, Sampler: {}, CFG scale: {}, Seed: {}, Size: {}x{}, Model: {}", prompt,
-                                negative, params.num_inference_steps, scheduler, params.guidance_scale,
-                                params.seeds.at(params.seeds.size() == 1 ? 0 : static_cast<std::size_t>(index)),
-                                params.width, params.height, model);
+  auto parameters = fmt::format("{}{}\nSteps: {}, Sampler: {}, CFG scale: {}, ", prompt, negative,
+                                params.num_inference_steps, scheduler, params.guidance_scale);
+  if (!params.latents.defined())  // else it isn't from the seed that the picture comes
+    parameters +=
+        fmt::format("Seed: {}, ", params.seeds.at(params.seeds.size() == 1 ? 0 : static_cast<std::size_t>(index)));
+  parameters += fmt::format("Size: {}x{}, Model: {}", params.width, params.height, model);
   if (params.num_images_per_prompt > 1)
     parameters += fmt::format(", Batch size: {}, Batch pos: {}", params.num_images_per_prompt, index);
-  if (cache.cache_interval > 1)
-    parameters +=
-        fmt::format(", DeepCache interval: {}, DeepCache branch: {}", cache.cache_interval, cache.cache_branch_id);
+  if (stats.cached_steps > 0)
+    parameters += fmt::format(", DeepCache: \"{}\", DeepCache branch: {}", stats.policy, stats.cache_branch_id);
   const Json json{{"request", request_of(*this)}, {"cache", cache_of(*this)}, {"image", index}};
   return {{"parameters", parameters}, {"deepcache", dump(json, -1)}};
 }

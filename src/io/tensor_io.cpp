@@ -1,10 +1,10 @@
 #include "deepcache/tensor_io.hpp"
 
+#include <caffe2/serialize/inline_container.h>
+#include <torch/csrc/jit/serialization/import_read.h>
 #include <torch/serialize.h>
 
-#include <string>
-#include <string_view>
-#include <vector>
+#include <fstream>
 
 #include "error.hpp"
 #include "io/files.hpp"
@@ -17,12 +17,15 @@ void save_tensor(const torch::Tensor& tensor, const std::filesystem::path& file)
 }
 
 torch::Tensor load_tensor(const std::filesystem::path& file) {
-  const auto bytes = read_file(file);
+  auto stream = open_file(file);
   c10::IValue value;
   try {
-    value = torch::pickle_load({bytes.begin(), bytes.end()});
-  } catch (const std::exception&) {
-    throw std::runtime_error(fmt::format("{} isn't a file that torch.save wrote", file.string()));
+    // torch::pickle_load does the same, but for the device.
+    caffe2::serialize::PyTorchStreamReader reader(&stream);
+    value = torch::jit::readArchiveAndTensors("data", "", "", std::nullopt, std::nullopt, torch::kCPU, reader);
+  } catch (const c10::Error& error) {
+    throw std::runtime_error(
+        fmt::format("{} isn't a file that torch.save wrote: {}", file.string(), error.what_without_backtrace()));
   }
   check_data(value.isTensor(), "{} must hold a single tensor, it holds {}", file.string(), value.tagKind());
   return value.toTensor();

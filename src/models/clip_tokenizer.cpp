@@ -223,15 +223,18 @@ std::vector<std::int64_t> CLIPTokenizer::tokenize(std::string_view text) const {
   return ids;
 }
 
-std::vector<std::int64_t> CLIPTokenizer::encode(std::string_view text) const {
+std::vector<std::int64_t> CLIPTokenizer::prepare_for_model(std::vector<std::int64_t> ids) const {
   const auto& vocabulary = impl_->vocabulary;
   const auto length = static_cast<std::size_t>(vocabulary.max_length);
-  std::vector<std::int64_t> ids = tokenize(text);
   ids.resize(std::min(ids.size(), length - 2));
   ids.insert(ids.begin(), vocabulary.start);
   ids.push_back(vocabulary.end);
   ids.resize(length, vocabulary.padding);
   return ids;
+}
+
+std::vector<std::int64_t> CLIPTokenizer::encode(std::string_view text) const {
+  return prepare_for_model(tokenize(text));
 }
 
 std::int64_t CLIPTokenizer::model_max_length() const {

@@ -54,6 +54,16 @@ std::filesystem::path ModelPackage::file(const std::string& name) const {
   return path;
 }
 
+std::filesystem::path ModelPackage::folder(const std::string& name) const {
+  const auto path = folder_ / name;
+  for (const auto& [listed, entry] : files_)
+    if (listed.starts_with(name + "/")) file(listed);
+  if (std::filesystem::is_directory(path))
+    for (const auto& entry : std::filesystem::directory_iterator(path))
+      if (entry.path().extension() == ".json") file(name + "/" + entry.path().filename().string());
+  return path;
+}
+
 torch::jit::Module ModelPackage::network(const std::string& name) const {
   return load_module(file(name), dtype_);
 }

@@ -25,6 +25,10 @@ class ModelPackage {
   /// @throws std::runtime_error if it isn't in the manifest, is missing, or has another size or SHA-256 than it says.
   std::filesystem::path file(const std::string& name) const;
 
+  /// The path of one of the package's folders, such as "tokenizer", whose files somebody else will read.
+  /// @throws std::runtime_error as `file` for each of its files; JSON files must all be in the manifest.
+  std::filesystem::path folder(const std::string& name) const;
+
   /// A network, on the CPU, weights in `dtype()`. @throws std::runtime_error as `file`, or if it can't be read.
   torch::jit::Module network(const std::string& name) const;
 

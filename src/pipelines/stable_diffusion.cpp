@@ -43,58 +43,32 @@ LatentSpace read_latent_space(const ModelPackage& package) {
   }
 }
 
-const ModelPackage& check_family(const ModelPackage& package, const std::filesystem::path& folder) {
-  check_data(package.family() == "stable-diffusion",
-             "{} holds a model of family \"{}\"; this pipeline runs \"stable-diffusion\"", folder.string(),
-             package.family());
-  return package;
-}
-
-std::filesystem::path tokenizer_folder(const ModelPackage& package) {
-  for (const char* optional : {"tokenizer/tokenizer_config.json", "tokenizer/special_tokens_map.json"})
-    package.file(optional);  // checked, like the others
-  package.file("tokenizer/merges.txt");
-  return package.file("tokenizer/vocab.json").parent_path();
-}
-
 }  // namespace
 
 struct StableDiffusionPipeline::Impl {
-  Impl(const ModelPackage& package, torch::Device target)
+  Impl(const ModelPackage& package, torch::Device target, std::string_view scheduler_class)
       : device(target),
         dtype(package.dtype()),
         space(read_latent_space(package)),
         scheduler_config(package.file("scheduler/scheduler_config.json")),
-        scheduler(Scheduler::from_config(scheduler_config)),
-        tokenizer(CLIPTokenizer::load(tokenizer_folder(package))),
+        scheduler(Scheduler::from_config(scheduler_config, scheduler_class)),
+        tokenizer(CLIPTokenizer::load(package.folder("tokenizer"))),
         text_encoder(package.network("text_encoder/model.pt"), device),
         unet(UNet::load(package.file("unet/model.pt"), device, dtype)),
         vae_decoder(package.network("vae/decoder.pt"), device) {}
 
-  torch::Tensor encode(const std::vector<std::string>& texts) const {
-    const auto length = tokenizer.model_max_length();
-    std::vector<std::int64_t> ids;
+  /// Text embeddings [num_images * texts, L, D], images of the first text first.
+  torch::Tensor encode(const std::vector<std::string>& texts, std::int64_t num_images) const {
+    const auto room = tokenizer.model_max_length() - 2;  // start and end token
+    std::vector<torch::Tensor> batch;
     for (const auto& text : texts) {
-      const auto encoded = tokenizer.encode(text);
-      ids.insert(ids.end(), encoded.begin(), encoded.end());
-      const auto count = static_cast<std::int64_t>(tokenizer.tokenize(text).size());
-      if (count > length - 2)
+      auto ids = tokenizer.tokenize(text);
+      if (const auto count = static_cast<std::int64_t>(ids.size()); count > room)
         log(LogLevel::kWarning,
-            fmt::format("the prompt has {} tokens, the model reads the first {}: \"{}\"", count, length - 2, text));
+            fmt::format("the prompt has {} tokens, the model reads the first {}: \"{}\"", count, room, text));
+      batch.push_back(torch::tensor(tokenizer.prepare_for_model(std::move(ids))));
     }
-    const auto shape = std::vector<std::int64_t>{static_cast<std::int64_t>(texts.size()), length};
-    return text_encoder(torch::tensor(ids).reshape(shape).to(device));
-  }
-
-  /// [B, L, D], or with guidance [2B, L, D]: unconditional half first.
-  torch::Tensor text_embeddings(const std::vector<std::string>& prompts, const TextToImageParams& params) const {
-    const auto repeat = [&](const torch::Tensor& embeddings) {
-      return embeddings.repeat_interleave(params.num_images_per_prompt, 0);
-    };
-    auto conditional = repeat(encode(prompts));
-    if (params.guidance_scale <= 1) return conditional;
-    const std::vector<std::string> negative(prompts.size(), params.negative_prompt);
-    return torch::cat({repeat(encode(negative)), conditional});
+    return text_encoder(torch::stack(batch).to(device)).repeat_interleave(num_images, 0);
   }
 
   /// The latents' height or width for a number of pixels.
@@ -107,16 +81,10 @@ struct StableDiffusionPipeline::Impl {
     return pixels / space.factor;
   }
 
-  torch::Tensor initial_latents(std::int64_t batch, const TextToImageParams& params, NoiseGenerator& noise) const {
-    const std::vector<std::int64_t> shape{batch, space.channels, latent_side(params.height, "height"),
-                                          latent_side(params.width, "width")};
-    const auto options = torch::TensorOptions().dtype(dtype).device(device);
-    if (params.latents.defined())
-      check_argument(params.latents.sizes() == shape && params.latents.is_floating_point(),
-                     "latents must be floating-point values of shape [{}], got {} [{}]", fmt::join(shape, ", "),
-                     c10::toString(params.latents.scalar_type()), fmt::join(params.latents.sizes(), ", "));
-    const auto latents = params.latents.defined() ? params.latents.to(options) : noise.randn(shape, options);
-    return latents * scheduler->init_noise_sigma();
+  std::vector<std::int64_t> latent_shape(const std::vector<std::string>& prompts,
+                                         const TextToImageParams& params) const {
+    return {static_cast<std::int64_t>(prompts.size()) * params.num_images_per_prompt, space.channels,
+            latent_side(params.height, "height"), latent_side(params.width, "width")};
   }
 
   torch::Tensor decode(const torch::Tensor& latents) const {
@@ -124,27 +92,39 @@ struct StableDiffusionPipeline::Impl {
     return (decoded.to(torch::kFloat) / 2 + 0.5).clamp(0, 1).cpu();
   }
 
-  static void check(const std::vector<std::string>& prompts, const TextToImageParams& params) {
+  /// All that can be wrong with a request is found here, before anything is computed.
+  void validate(const std::vector<std::string>& prompts, const TextToImageParams& params) const {
     check_argument(!prompts.empty(), "there must be one prompt or more, got none");
     check_argument(params.num_images_per_prompt >= 1, "num_images_per_prompt must be 1 or above, got {}",
                    params.num_images_per_prompt);
     check_argument(std::isfinite(params.guidance_scale), "guidance_scale must be a finite number, got {}",
                    params.guidance_scale);
     check_argument(params.eta >= 0 && params.eta <= 1, "eta must be 0 to 1, got {}", params.eta);
-    const auto batch = prompts.size() * static_cast<std::size_t>(params.num_images_per_prompt);
-    check_argument(params.seeds.size() == 1 || params.seeds.size() == batch,
-                   "there must be one seed, or one for each of the {} images, got {}", batch, params.seeds.size());
+    check_argument(params.eta == 0 || scheduler->has_ddim_options(), "eta is an option of DDIM; {} has none, got {}",
+                   scheduler->name(), params.eta);
+    const auto shape = latent_shape(prompts, params);
+    check_argument(params.seeds.size() == 1 || params.seeds.size() == static_cast<std::size_t>(shape[0]),
+                   "there must be one seed, or one for each of the {} images, got {}", shape[0], params.seeds.size());
+    if (params.latents.defined())
+      check_argument(params.latents.sizes() == shape && params.latents.is_floating_point(),
+                     "latents must be floating-point values of shape [{}], got {} [{}]", fmt::join(shape, ", "),
+                     c10::toString(params.latents.scalar_type()), fmt::join(params.latents.sizes(), ", "));
+    scheduler->set_timesteps(params.num_inference_steps);
+    tokenizer.tokenize(params.negative_prompt);
+    for (const auto& prompt : prompts) tokenizer.tokenize(prompt);
   }
 
   TextToImageResult run(const std::vector<std::string>& prompts, const TextToImageParams& params) {
-    check(prompts, params);
+    validate(prompts, params);
     const torch::NoGradGuard no_grad;
     const bool guided = params.guidance_scale > 1;
-    const auto batch = static_cast<std::int64_t>(prompts.size()) * params.num_images_per_prompt;
-    scheduler->set_timesteps(params.num_inference_steps);
+    const auto shape = latent_shape(prompts, params);
+    const auto options = torch::TensorOptions().dtype(dtype).device(device);
     NoiseGenerator noise(params.seeds);
-    auto latents = initial_latents(batch, params, noise);
-    const auto embeddings = text_embeddings(prompts, params);
+    auto latents = params.latents.defined() ? params.latents.to(options) : noise.randn(shape, options);
+    latents = latents * scheduler->init_noise_sigma();
+    auto embeddings = encode(prompts, params.num_images_per_prompt);
+    if (guided) embeddings = torch::cat({encode({params.negative_prompt}, shape[0]), embeddings});
 
     const auto timesteps = scheduler->timesteps().to(torch::kDouble).contiguous();
     const std::span schedule(timesteps.data_ptr<double>(), static_cast<std::size_t>(timesteps.numel()));
@@ -180,10 +160,14 @@ StableDiffusionPipeline::~StableDiffusionPipeline() = default;
 StableDiffusionPipeline::StableDiffusionPipeline(StableDiffusionPipeline&&) noexcept = default;
 StableDiffusionPipeline& StableDiffusionPipeline::operator=(StableDiffusionPipeline&&) noexcept = default;
 
-StableDiffusionPipeline StableDiffusionPipeline::load(const std::filesystem::path& folder, torch::Device device) {
+StableDiffusionPipeline StableDiffusionPipeline::load(const std::filesystem::path& folder, torch::Device device,
+                                                      std::string_view scheduler) {
   check_device(device);
   const ModelPackage package(folder);
-  auto impl = std::make_unique<Impl>(check_family(package, folder), device);
+  check_data(package.family() == "stable-diffusion",
+             "{} holds a model of family \"{}\"; this pipeline runs \"stable-diffusion\"", folder.string(),
+             package.family());
+  auto impl = std::make_unique<Impl>(package, device, scheduler);
   log(LogLevel::kInfo, fmt::format("{}: {} on {}, {} branches, {}", folder.string(), c10::toString(impl->dtype),
                                    device.str(), impl->unet.num_branches(), impl->scheduler->name()));
   return StableDiffusionPipeline(std::move(impl));
@@ -196,6 +180,10 @@ TextToImageResult StableDiffusionPipeline::operator()(const std::string& prompt,
 TextToImageResult StableDiffusionPipeline::operator()(const std::vector<std::string>& prompts,
                                                       const TextToImageParams& params) {
   return impl_->run(prompts, params);
+}
+
+void StableDiffusionPipeline::validate(const std::vector<std::string>& prompts, const TextToImageParams& params) const {
+  impl_->validate(prompts, params);
 }
 
 torch::Tensor StableDiffusionPipeline::decode(const torch::Tensor& latents) const {

@@ -25,6 +25,7 @@ class DDIMScheduler final : public SchedulerBase {
         final_alpha_cumprod_(options.set_alpha_to_one ? torch::ones({}, torch::kFloat32) : alphas_cumprod_[0]) {}
 
   std::string name() const override { return "DDIMScheduler"; }
+  bool has_ddim_options() const override { return true; }
 
  protected:
   torch::Tensor make_timesteps(std::int64_t num_inference_steps) const override {
@@ -32,8 +33,6 @@ class DDIMScheduler final : public SchedulerBase {
         space_timesteps(options_.timestep_spacing, num_train_timesteps(), num_inference_steps, options_.steps_offset),
         torch::kInt64);
   }
-
-  bool has_ddim_options() const override { return true; }
 
   torch::Tensor take_step(const torch::Tensor& model_output, std::int64_t step_index, const torch::Tensor& sample,
                           const StepOptions& options) override;

@@ -35,9 +35,6 @@ class SchedulerBase : public Scheduler {
   virtual torch::Tensor take_step(const torch::Tensor& model_output, std::int64_t step_index,
                                   const torch::Tensor& sample, const StepOptions& options) = 0;
 
-  /// Whether the class has DDIM's options eta and use_clipped_model_output.
-  virtual bool has_ddim_options() const { return false; }
-
   std::int64_t num_inference_steps() const { return num_inference_steps_; }
 
   /// The whole timestep of a step. Only for schedulers whose timesteps are int64.

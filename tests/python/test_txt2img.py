@@ -3,12 +3,16 @@
 Its latents are compared with those of the live Python pipeline under DeepCache's own helper.
 """
 
+import hashlib
 import json
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import unittest
 from pathlib import Path
+from unittest import mock
 
 import diffusers
 import numpy as np
@@ -24,6 +28,14 @@ from tiny_pipelines import tiny_pipeline  # noqa: E402
 TXT2IMG = None
 EMOJI = ROOT / "models/emoji"
 TINY = ROOT / "tests/data/packages/sd1"
+
+
+def accept(package, name):
+    """Makes a changed file the manifest's."""
+    manifest = json.loads((package / "deepcache.json").read_text())
+    content = (package / name).read_bytes()
+    manifest["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (package / "deepcache.json").write_text(json.dumps(manifest))
 
 
 def run(folder, *arguments, model=TINY, prompt="red heart"):
@@ -55,7 +67,7 @@ class OutputTest(Txt2ImgTest):
             self.assertEqual(
                 image.text["parameters"],
                 "red heart\nNegative prompt: blue ❤\nSteps: 4, Sampler: DDIMScheduler, CFG scale: 7.5, Seed: 7, "
-                "Size: 128x128, Model: sd1, DeepCache interval: 3, DeepCache branch: 0",
+                'Size: 128x128, Model: sd1, DeepCache: "uniform, every 3 steps", DeepCache branch: 0',
             )
             request = json.loads(image.text["deepcache"])["request"]
             self.assertEqual((request["prompt"], request["seeds"]), ("red heart", [7]))
@@ -78,7 +90,10 @@ class OutputTest(Txt2ImgTest):
         self.assertEqual([s["mode"] for s in report["steps"]], ["full", "cached", "cached"] * 2 + ["full"])
         self.assertEqual([s["index"] for s in report["steps"]], list(range(7)))
         self.assertEqual([s["timestep"] for s in report["steps"]], [853, 711, 569, 427, 285, 143, 1])
-        self.assertEqual(report["cache"], {"interval": 3, "branch_id": 2, "bytes": 2 * 16 * 16 * 16 * 4})
+        self.assertEqual(
+            report["cache"],
+            {"interval": 3, "branch_id": 2, "policy": "uniform, every 3 steps", "bytes": 2 * 16 * 16 * 16 * 4},
+        )
         self.assertEqual((report["totals"]["full_steps"], report["totals"]["cached_steps"]), (3, 4))
         self.assertEqual(report["request"]["width"], 128)
         full, cached = (np.asarray(Image.open(self.folder / name)) / 255 for name in ("o-uncached.png", "o.png"))
@@ -94,8 +109,44 @@ class OutputTest(Txt2ImgTest):
         self.assertEqual(report["cache"]["bytes"], 0)
         self.assertNotIn("compare", report)
 
-    def test_no_progress_bar_in_a_pipe(self):
+    def test_a_progress_bar_on_a_terminal_and_none_in_a_pipe(self):
         self.assertEqual(self.run_well("--steps", 2).stderr, "")
+        ours, its = os.openpty()
+        command = [TXT2IMG, "-m", TINY, "-p", "x", "--steps", "2", "-o", self.folder / "o.png"]
+        self.assertEqual(subprocess.run([*map(str, command)], stdout=subprocess.DEVNULL, stderr=its).returncode, 0)
+        os.close(its)
+        shown = os.read(ours, 10000).decode()
+        os.close(ours)
+        self.assertIn("[" + "#" * 20 + " " * 20 + "] 1/2", shown)
+        self.assertIn("[" + "#" * 40 + "] 2/2", shown)
+
+    def test_threads_and_verbose(self):
+        self.assertRegex(self.run_well("--steps", 1, "--threads", 1, "-v").stderr, "sd1: Float on cpu, 12 branches")
+
+    def test_prompts_are_taken_as_they_are(self):
+        for prompt in "[cat, dog]", "[cat|dog]", "cat, dog":
+            self.run_well("--steps", 1, "--report", "r.json", prompt=prompt)
+            self.assertEqual(json.loads((self.folder / "r.json").read_text())["request"]["prompt"], prompt)
+
+    def test_small_pictures_have_no_ssim(self):
+        self.run_well("--steps", 2, "--compare", "-W", 8, "-H", 8, "--report", "r.json")
+        self.assertIsNone(json.loads((self.folder / "r.json").read_text())["compare"]["ssim"])
+
+    def test_compare_warms_up_with_any_scheduler(self):
+        package = self.folder / "prk"
+        shutil.copytree(TINY, package)
+        config = package / "scheduler/scheduler_config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"skip_prk_steps": False}))
+        accept(package, "scheduler/scheduler_config.json")
+        self.run_well("--steps", 4, "--scheduler", "PNDMScheduler", "--compare", model=package)
+
+    def test_given_latents_are_told(self):
+        with mock.patch("torch.serialization.location_tag", return_value="cuda:0"):  # as if saved from a GPU
+            torch.save(torch.zeros(1, 4, 16, 16), self.folder / "zeros.pt")
+        self.run_well("--steps", 1, "--init-latents", "zeros.pt", "-o", "o.png")
+        with Image.open(self.folder / "o.png") as image:
+            self.assertNotIn("Seed", image.text["parameters"])
+            self.assertTrue(json.loads(image.text["deepcache"])["request"]["init_latents"])
 
     def test_long_prompts_are_warned_about(self):
         self.assertIn("the model reads the first 22", self.run_well("--steps", 1, prompt="cat " * 30).stderr)
@@ -169,7 +220,10 @@ class BadInputTest(Txt2ImgTest):
         self.expect_refused("--magic", "--magic")
         self.expect_refused("excludes", "--compare", "--no-cache")
         self.expect_refused("requires", "--contact-sheet", "s.png")
-        self.expect_refused("UTF-8", prompt=b"\xff".decode(errors="surrogateescape"))
+        self.expect_refused("(?i)argument|was not expected", "red", "heart")
+        broken = b"\xff".decode(errors="surrogateescape")
+        self.expect_refused("UTF-8", prompt=broken)
+        self.expect_refused("UTF-8", "-p", broken)  # the good prompt before it isn't painted either
 
     def test_missing_flags(self):
         for arguments in ([], ["-m", TINY], ["-p", "x"]):
@@ -181,11 +235,37 @@ class BadInputTest(Txt2ImgTest):
         self.expect_refused("no such folder: absent", model="absent")
         self.expect_refused("is no model package", model=self.folder)
 
+        def spoil(name, change, accepted):
+            shutil.rmtree(self.folder / "p", ignore_errors=True)
+            shutil.copytree(TINY, self.folder / "p")
+            file = self.folder / "p" / name
+            change(file)
+            if accepted:
+                accept(self.folder / "p", name)
+
+        for message, name, change, accepted in (
+            ("no such file: .*unet/model.pt", "unet/model.pt", Path.unlink, False),
+            ("unet/model.pt is damaged: it has", "unet/model.pt", lambda f: os.truncate(f, 1000), False),
+            ("isn't a readable TorchScript", "unet/model.pt", lambda f: os.truncate(f, 1000), True),
+            ("SHA-256", "tokenizer/vocab.json", lambda f: f.write_text(f.read_text().replace("0", "1", 1)), False),
+            ("reads package format 1, got 9", "deepcache.json",
+             lambda f: f.write_text(f.read_text().replace('"format_version": 1', '"format_version": 9')), False),
+            ("vocab and merges disagree", "tokenizer/merges.txt",
+             lambda f: f.write_text("#version: 0.2\nzz qq\n"), True),
+            ("unet/model.pt: the network has no skip concatenation", "unet/model.pt",
+             lambda f: shutil.copy(TINY / "vae/decoder.pt", f), True),
+        ):  # fmt: skip
+            with self.subTest(message):
+                spoil(name, change, accepted)
+                self.expect_refused(message, model="p")
+
     def test_outputs_that_cannot_be_written(self):
         (self.folder / "taken").mkdir()
         for flag in "-o", "--report", "--save-latents":
             self.expect_refused("can't write absent/x", flag, "absent/x")
             self.expect_refused("can't write taken", flag, "taken")
+        (self.folder / "o-uncached.png").mkdir()
+        self.expect_refused("can't write o-uncached.png", "--compare", "-o", "o.png")
         self.expect_refused("can't write absent/x", "--compare", "--contact-sheet", "absent/x")
 
     def test_latents(self):

@@ -36,6 +36,22 @@ TEST(Files, UnwritableLeavesNothing) {
   EXPECT_EQ(files_in(folder.path()), (std::vector<fs::path>{folder.path() / "taken"}));
 }
 
+TEST(Files, LinksAndDevicesStayWhatTheyAre) {
+  const TemporaryFolder folder;
+  write_file(folder.path() / "target", "old");
+  std::error_code unsupported;
+  fs::create_symlink("target", folder.path() / "link", unsupported);
+  if (unsupported) GTEST_SKIP() << "no symbolic links here";
+  write_file(folder.path() / "link", "new");
+  EXPECT_TRUE(fs::is_symlink(folder.path() / "link"));
+  EXPECT_EQ(read_file(folder.path() / "target"), "new");
+  if (!fs::is_character_file("/dev/null")) GTEST_SKIP() << "no /dev/null here";
+  fs::create_symlink("/dev/null", folder.path() / "null");
+  write_file(folder.path() / "null", "x");
+  EXPECT_TRUE(fs::is_character_file(folder.path() / "null"));
+  EXPECT_EQ(files_in(folder.path()).size(), 3U);
+}
+
 TEST(Files, ReadingErrorsNameTheFile) {
   const TemporaryFolder folder;
   expect_error<std::runtime_error>([&] { read_file(folder.path() / "absent"); }, {"no such file", "absent"});

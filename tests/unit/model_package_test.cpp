@@ -88,6 +88,14 @@ TEST_F(ModelPackageTest, MissingTruncatedOrChangedFiles) {
   }
 }
 
+TEST_F(ModelPackageTest, TokenizerFilesThatTheManifestDoesNotKnow) {
+  write_file(*this / "tokenizer/added_tokens.json", "{\"<new>\": 7}");
+  expect_refused({"lists no tokenizer/added_tokens.json"});
+  accept("tokenizer/added_tokens.json");
+  write_file(*this / "tokenizer/added_tokens.json", "{\"<new>\": 8}");
+  expect_refused({"added_tokens.json", "SHA-256"});
+}
+
 TEST_F(ModelPackageTest, FilesThatTheManifestAcceptsButNobodyCanRead) {
   const auto refuse = [&](const char* name, const std::string& content, const std::vector<std::string>& parts) {
     const auto original = read_file(*this / name);
@@ -100,7 +108,7 @@ TEST_F(ModelPackageTest, FilesThatTheManifestAcceptsButNobodyCanRead) {
   refuse("unet/model.pt", "hello", {"unet", "isn't a readable TorchScript file"});
   refuse("unet/config.json", "{}", {"unet/config.json", "malformed"});
   refuse("vae/config.json", R"({"block_out_channels": [], "scaling_factor": 1})", {"1 to 15 entries, got 0"});
-  refuse("tokenizer/merges.txt", "#version: 0.2\nzz qq\n", {"merges.txt"});
+  refuse("tokenizer/merges.txt", "#version: 0.2\nzz qq\n", {"vocab and merges disagree", "merges.txt", "'qq'"});
   refuse("scheduler/scheduler_config.json", R"({"_class_name": "NewScheduler"})", {"NewScheduler"});
 }
 

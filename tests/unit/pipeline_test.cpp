@@ -1,8 +1,11 @@
 #include <gtest/gtest.h>
 
 #include <deepcache/deepcache.hpp>
+#include <nlohmann/json.hpp>
 
 #include "expect_error.hpp"
+#include "io/files.hpp"
+#include "temporary_folder.hpp"
 
 namespace deepcache {
 namespace {
@@ -103,6 +106,23 @@ TEST_F(PipelineTest, SchedulersByName) {
   EXPECT_EQ(pipe.scheduler_name(), "PNDMScheduler");
 }
 
+TEST_F(PipelineTest, APackageOfAnUnknownSchedulerRunsWithAnotherOne) {
+  const TemporaryFolder folder;
+  const auto package = folder.path() / "package";
+  std::filesystem::copy(std::filesystem::path(DEEPCACHE_TEST_DATA) / "packages/one_layer", package,
+                        std::filesystem::copy_options::recursive);
+  const auto config = package / "scheduler/scheduler_config.json";
+  auto json = read_json(config);
+  json["_class_name"] = "NewScheduler";
+  write_file(config, json.dump());
+  auto manifest = read_json(package / "deepcache.json");
+  manifest["files"]["scheduler/scheduler_config.json"] = {{"bytes", json.dump().size()}, {"sha256", sha256(config)}};
+  write_file(package / "deepcache.json", manifest.dump());
+  expect_error<std::runtime_error>([&] { StableDiffusionPipeline::load(package); }, {"NewScheduler"});
+  auto other = StableDiffusionPipeline::load(package, torch::kCPU, "ddim");
+  EXPECT_TRUE(other("red heart", quick()).latents.equal(pipe("red heart", quick()).latents));
+}
+
 TEST_F(PipelineTest, ParametersOutOfRange) {
   refuse([](auto& p) { p.num_inference_steps = 0; }, {"inference steps must be from 1 to the 1000", "not 0"});
   refuse([](auto& p) { p.num_inference_steps = 1001; }, {"from 1 to the 1000", "not 1001"});
@@ -119,6 +139,10 @@ TEST_F(PipelineTest, ParametersOutOfRange) {
   expect_error<std::invalid_argument>([&] { pipe(std::vector<std::string>{}, quick()); },
                                       {"one prompt or more, got none"});
   expect_error<std::invalid_argument>([&] { pipe("\xff", quick()); }, {"UTF-8"});
+  expect_error<std::invalid_argument>([&] { pipe.validate({"fine", "\xff"}, quick()); }, {"UTF-8"});
+  EXPECT_NO_THROW(pipe.validate({"fine"}, quick()));
+  pipe.set_scheduler("plms");
+  refuse([](auto& p) { p.eta = 0.5; }, {"eta is an option of DDIM; PNDMScheduler has none, got 0.5"});
 }
 
 TEST(PipelineLoading, DeviceThatIsNotThere) {
