@@ -28,7 +28,7 @@ import diffusers
 import torch
 import transformers
 
-from families import Size, UsageError, load_pipeline, modules
+from families import SCHEDULERS, Size, UsageError, load_pipeline, modules
 
 FORMAT_VERSION = 1
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -188,7 +188,19 @@ def write_manifest(out, family, dtype, storage):
     return files
 
 
-def write_package(pipe, family, source, out, dtype, storage, say):
+def write_config(configured, file):
+    """The configuration that runs here, which isn't always what the pipeline folder's file says.
+
+    Older files lack settings (a VAE's scaling_factor), or have some that the pipeline puts right when it is made (a
+    UNet's sample_size, a scheduler's steps_offset and clip_sample).
+    """
+    config = json.loads(configured.to_json_string())
+    config.pop("_name_or_path", None)  # a folder of the machine that made or exported it
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def write_package(pipe, family, out, dtype, storage, say):
     """Fills the empty folder `out`. @throws CheckError if a saved file doesn't do what the pipeline does."""
     exact = None
     if storage != dtype:
@@ -202,7 +214,6 @@ def write_package(pipe, family, source, out, dtype, storage, say):
         trace_network(network, pipe, DTYPES[storage], out / network.file)
         loaded[network.file] = load_network(out / network.file, DTYPES[dtype])
         worst = check_network(network, pipe, loaded[network.file])
-        shutil.copyfile(source / network.config, out / network.config)
         size, seconds = (out / network.file).stat().st_size / 1e6, time.monotonic() - start
         say(f"{network.file}: {size:.1f} MB, {agreement(worst)} at {len(check_sizes(pipe))} sizes, {seconds:.1f} s")
     with ExitStack() as stack:
@@ -215,13 +226,21 @@ def write_package(pipe, family, source, out, dtype, storage, say):
     say(f"{run}: {agreement(worst)}")
     if exact:
         say(f"{storage} storage: after {run} {psnr(expected[1], exact[1]):.1f} dB to the unrounded weights' picture")
-    shutil.copyfile(source / "model_index.json", out / "model_index.json")
-    # Saved rather than copied. Older folders contradict themselves about the padding token, and their schedulers lack
-    # settings that the pipeline puts right when it is made (steps_offset, clip_sample): this writes what holds.
-    pipe.scheduler.save_pretrained(out / "scheduler")
+    write_config(pipe, out / "model_index.json")
+    for name, component in pipe.components.items():
+        if isinstance(component, torch.nn.Module):  # diffusers' are their own configuration, transformers' have one
+            configured = component if isinstance(component, diffusers.ConfigMixin) else component.config
+            write_config(configured, out / name / "config.json")
+    write_config(pipe.scheduler, out / "scheduler/scheduler_config.json")
+    # Saved rather than copied: older folders contradict themselves about the padding token.
     pipe.tokenizer.save_pretrained(out / "tokenizer")
     files = write_manifest(out, family, dtype, storage)
     say(f"{len(files)} files, {sum(entry['bytes'] for entry in files.values()) / 1e6:.1f} MB")
+    if (scheduler := type(pipe.scheduler).__name__) not in SCHEDULERS:
+        say(
+            f"warning: the package's scheduler is {scheduler}, which the C++ library doesn't have (it has "
+            f"{', '.join(SCHEDULERS)}): name one where it is used, --scheduler {' or '.join(SCHEDULERS.values())}"
+        )
 
 
 def export(source, out, dtype="float32", storage=None, variant=None, force=False, say=print):
@@ -244,7 +263,7 @@ def export(source, out, dtype="float32", storage=None, variant=None, force=False
         pipe, family = load_pipeline(source, DTYPES[dtype], variant)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            write_package(pipe, family, source, part, dtype, storage, say)
+            write_package(pipe, family, part, dtype, storage, say)
         if out.exists():
             out.rename(old)
         part.rename(out)

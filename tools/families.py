@@ -29,8 +29,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Network:
-    file: str  # in the package
-    config: str  # likewise; copied from the pipeline folder
+    file: str  # in the package, in its component's folder
     module: Callable  # pipeline -> what is traced: a module of positional tensors with one tensor as its output
     inputs: Callable  # pipeline, Size -> random inputs for it
     reference: Callable  # pipeline, *inputs -> what the pipeline itself computes from them
@@ -115,7 +114,6 @@ def image_inputs(pipe, size):
 
 TEXT_ENCODER = Network(
     "text_encoder/model.pt",
-    "text_encoder/config.json",
     lambda pipe: view_of(pipe.text_encoder, text_forward),
     text_inputs,
     lambda pipe, input_ids: pipe.text_encoder(input_ids).last_hidden_state,
@@ -123,7 +121,6 @@ TEXT_ENCODER = Network(
 )
 UNET = Network(
     "unet/model.pt",
-    "unet/config.json",
     lambda pipe: view_of(pipe.unet, unet_forward),
     unet_inputs,
     lambda pipe, sample, timestep, embeddings: pipe.unet(sample, timestep, encoder_hidden_states=embeddings).sample,
@@ -135,7 +132,6 @@ UNET = Network(
 )
 VAE_DECODER = Network(
     "vae/decoder.pt",
-    "vae/config.json",
     lambda pipe: VaeDecoder(pipe.vae),
     latent_inputs,
     lambda pipe, latents: pipe.vae.decode(latents).sample,
@@ -143,7 +139,6 @@ VAE_DECODER = Network(
 )
 VAE_ENCODER = Network(
     "vae/encoder.pt",
-    "vae/config.json",
     lambda pipe: VaeEncoder(pipe.vae),
     image_inputs,
     lambda pipe, image: pipe.vae.encode(image).latent_dist.parameters,
@@ -162,6 +157,8 @@ FAMILIES = {
         networks=(TEXT_ENCODER, UNET, VAE_DECODER, VAE_ENCODER),
     ),
 }
+# The schedulers of the C++ library (kClasses in src/schedulers/scheduler.cpp), with its short names for them.
+SCHEDULERS = {"DDIMScheduler": "ddim", "PNDMScheduler": "plms"}
 # Settings that give a network further inputs, which this family's pipeline and its package don't have.
 UNSUPPORTED = {
     "unet": (

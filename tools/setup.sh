@@ -4,7 +4,8 @@
 #
 #   tools/setup.sh BUILD_DIR [--python]    --python: what tools/ and the tests in Python need, too
 #
-# pip's own settings choose the index; with PyTorch's index of CPU builds the download is a tenth of the size.
+# LibTorch is the CPU build of PyTorch's own index: PyPI's needs a CUDA toolkit. TORCH_INDEX names another of PyTorch's
+# indexes, such as https://download.pytorch.org/whl/cu130.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 build=$1
@@ -35,10 +36,8 @@ stamp=$build/venv/installed-$wanted
 if [ ! -e "$stamp" ] || [ tools/requirements.txt -nt "$stamp" ]; then
   mkdir -p "$build"
   [ -x "$build/venv/bin/python" ] || python3 -m venv "$build/venv"
-  if [ "$wanted" = torch ]; then
-    "$build/venv/bin/pip" install -q torch==2.13.0
-  else
-    "$build/venv/bin/pip" install -q -r tools/requirements.txt
-  fi
+  index=${TORCH_INDEX:-https://download.pytorch.org/whl/cpu}
+  "$build/venv/bin/pip" install -q --retries 1 --extra-index-url "$index" "$(grep '^torch==' tools/requirements.txt)"
+  [ "$wanted" = torch ] || "$build/venv/bin/pip" install -q -r tools/requirements.txt
   touch "$stamp"
 fi

@@ -1,6 +1,7 @@
 // Whole text-to-image runs against diffusers' pipeline, uncached and under DeepCacheSDHelper (or a Python model of it),
 // recorded by tools/references/pipelines.py.
 
+#include <ATen/Version.h>
 #include <gtest/gtest.h>
 
 #include <deepcache/deepcache.hpp>
@@ -30,12 +31,18 @@ StableDiffusionPipeline& pipeline(const std::string& variant) {
 }
 
 TextToImageParams params_of(const Recorded& recorded) {
+  std::vector<std::uint64_t> seeds{static_cast<std::uint64_t>(recorded.integer("seed"))};
+  if (recorded.has("seeds")) {
+    const auto each = recorded.integers("seeds");
+    seeds.assign(each.begin(), each.end());
+  }
   return {.negative_prompt = recorded.text("negative_prompt"),
           .num_inference_steps = recorded.integer("num_inference_steps"),
           .guidance_scale = recorded.number("guidance_scale"),
           .height = recorded.integer("height") * 8,
           .width = recorded.integer("width") * 8,
-          .seeds = {static_cast<std::uint64_t>(recorded.integer("seed"))}};
+          .seeds = seeds,
+          .eta = recorded.has("eta") ? recorded.number("eta") : 0.0};
 }
 
 std::vector<std::string> prompts_of(const Recorded& recorded) {
@@ -45,7 +52,22 @@ std::vector<std::string> prompts_of(const Recorded& recorded) {
 }
 
 double relative_difference(const torch::Tensor& actual, const torch::Tensor& expected) {
-  return ((actual - expected).norm() / expected.norm()).item<double>();
+  const auto exact = expected.to(torch::kDouble);
+  return ((actual.to(torch::kDouble) - exact).norm() / exact.norm()).item<double>();
+}
+
+struct Tolerance {
+  double latents;  // relative, by norm
+  double image;    // of any value in [0, 1]
+};
+
+/// bfloat16 has 8 bits, and where a sum is rounded is up to the machine's kernels. With those of the recording machine
+/// the latents are Python's bit for bit (the picture is off by 0.002: Python maps it to [0, 1] in bfloat16 too). With
+/// others (ATen's plain ones or AVX2's, oneDNN's or none) Python itself is off its recorded latents by 0.019 to 0.030
+/// and off its picture by 0.023 to 0.033, little more than off its float32 run. Caching moves the latents by 0.17.
+Tolerance tolerance(torch::Dtype dtype) {
+  return dtype == torch::kBFloat16 ? Tolerance{.latents = 6e-2, .image = 7e-2}
+                                   : Tolerance{.latents = 1e-4, .image = 1e-4};
 }
 
 class PipelineParity : public testing::TestWithParam<std::string> {};
@@ -77,10 +99,12 @@ TEST_P(PipelineParity, EveryStep) {
   const auto expected_timesteps = recorded.integers("timesteps");
   EXPECT_EQ(timesteps, std::vector<double>(expected_timesteps.begin(), expected_timesteps.end()));
   const auto expected = recorded.tensor("step_latents");
+  const auto allowed = tolerance(expected.scalar_type());
+  EXPECT_EQ(result.latents.scalar_type(), expected.scalar_type());
   ASSERT_EQ(static_cast<std::int64_t>(steps.size()), expected.size(0));
   for (std::int64_t i = 0; i < expected.size(0); ++i)
-    EXPECT_LT(relative_difference(steps[static_cast<std::size_t>(i)], expected[i]), 1e-4) << "step " << i;
-  EXPECT_LT(relative_difference(result.latents, recorded.tensor("latents")), 1e-4);
+    EXPECT_LT(relative_difference(steps[static_cast<std::size_t>(i)], expected[i]), allowed.latents) << "step " << i;
+  EXPECT_LT(relative_difference(result.latents, recorded.tensor("latents")), allowed.latents);
   const auto fields = recorded.at("full_calls").toListRef();
   if (interval > 0) {
     std::vector<std::int64_t> full_calls, expected_full_calls;
@@ -90,7 +114,7 @@ TEST_P(PipelineParity, EveryStep) {
     for (const c10::IValue& call : fields) expected_full_calls.push_back(call.toInt());
     EXPECT_EQ(full_calls, expected_full_calls);
   }
-  if (recorded.has("image")) expect_tensor_near(result.images, recorded.tensor("image"), 1e-4);
+  if (recorded.has("image")) expect_tensor_near(result.images, recorded.tensor("image"), allowed.image);
 }
 
 INSTANTIATE_TEST_SUITE_P(Recorded, PipelineParity, testing::ValuesIn(case_names()),
@@ -102,17 +126,27 @@ TEST(PipelineParityInputs, GivenLatentsGiveWhatTheirSeedGives) {
   pipe.set_scheduler("ddim");
   auto params = params_of(recorded);
   const auto from_seed = pipe(prompts_of(recorded), params).latents;
+  const auto noise = recorded.tensor("init_latents");
+  params.latents = NoiseGenerator(params.seeds).randn(noise.sizes(), noise.options());
   params.seeds = {99};
-  params.latents = recorded.tensor("init_latents");
   EXPECT_TRUE(pipe(prompts_of(recorded), params).latents.equal(from_seed));
 }
 
+/// With kernels other than the recording machine's (AVX2 and up), the last bits of a normal may differ, in Python too.
+double noise_tolerance(torch::Dtype dtype) {
+  const bool same_kernels = at::get_cpu_capability().starts_with("AVX");
+  return same_kernels ? 0 : dtype == torch::kBFloat16 ? 2e-2 : 2e-6;
+}
+
 TEST(PipelineParityInputs, InitialNoiseIsPythonsBitForBit) {
-  for (const auto* name : {"sd1_ddim_1x8x8_8steps_uncached", "sd1_ddim_3x13x17_8steps_uncached"}) {
+  for (const auto* name : {"sd1_ddim_1x8x8_8steps_uncached", "sd1_ddim_3x13x17_8steps_uncached",
+                           "sd1_plms_2x8x8_8steps_2seeds_uncached", "sd1_bfloat16_ddim_1x8x8_8steps_uncached"}) {
     const auto recorded = Recorded::load(kData / "pipelines" / (std::string(name) + ".pt"));
     const auto expected = recorded.tensor("init_latents");
-    NoiseGenerator noise({static_cast<std::uint64_t>(recorded.integer("seed"))});
-    EXPECT_TRUE(noise.randn(expected.sizes(), torch::kFloat).equal(expected)) << name;
+    NoiseGenerator noise(params_of(recorded).seeds);
+    SCOPED_TRACE(name);
+    expect_tensor_near(noise.randn(expected.sizes(), expected.options()), expected,
+                       noise_tolerance(expected.scalar_type()));
   }
 }
 

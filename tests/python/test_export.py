@@ -14,7 +14,7 @@ from pathlib import Path
 from unittest import mock
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tools/references")]
@@ -48,8 +48,14 @@ def run(*arguments):
     return code, out.getvalue()
 
 
+def read_json(file):
+    return json.loads(file.read_text())
+
+
 def edit_json(file, **changes):
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    """Sets settings, or takes those away that are given as `...`."""
+    settings = read_json(file) | changes
+    file.write_text(json.dumps({key: value for key, value in settings.items() if value is not ...}))
 
 
 def setUpModule():
@@ -105,7 +111,7 @@ class PackageTest(ExportTest):
     def test_manifest_lists_every_file_with_size_and_hash(self):
         for variant in LAYERS:
             package = self.package(variant)
-            manifest = json.loads((package / "deepcache.json").read_text())
+            manifest = read_json(package / "deepcache.json")
             self.assertEqual(
                 [manifest[key] for key in ("format_version", "family", "dtype", "storage_dtype")],
                 [1, "stable-diffusion", "float32", "float16"],
@@ -162,12 +168,74 @@ class PackageTest(ExportTest):
 
     def test_settings_come_along(self):
         package = self.package("sd2")
-        tokenizer = json.loads((package / "tokenizer/tokenizer_config.json").read_text())
-        scheduler = json.loads((package / "scheduler/scheduler_config.json").read_text())
-        unet = json.loads((package / "unet/config.json").read_text())
+        tokenizer = read_json(package / "tokenizer/tokenizer_config.json")
+        scheduler = read_json(package / "scheduler/scheduler_config.json")
+        unet = read_json(package / "unet/config.json")
         self.assertEqual(tokenizer["pad_token"], "!")
         self.assertEqual(scheduler["prediction_type"], "v_prediction")
         self.assertEqual([unet["use_linear_projection"], unet["cross_attention_dim"]], [True, 48])
+
+    def test_configs_are_what_the_pipeline_runs_with(self):
+        """Of a folder as diffusers 0.6.0 wrote it, which the pipeline puts right in memory."""
+        source = self.broken(
+            _name_or_path="/home/someone/sd", safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"]
+        )
+        older = dict(_diffusers_version="0.6.0", _name_or_path="/home/someone/sd")
+        edit_json(source / "unet/config.json", sample_size=32, use_linear_projection=..., **older)
+        edit_json(source / "vae/config.json", scaling_factor=..., force_upcast=..., **older)
+        edit_json(source / "scheduler/scheduler_config.json", steps_offset=..., clip_sample=..., **older)
+        edit_json(
+            source / "text_encoder/config.json", _name_or_path="/home/someone/sd", dtype=..., torch_dtype="float32"
+        )
+        packages = [self.scratch() / "package" for _ in range(2)]
+        for package in packages:
+            code, printed = run(source, package)
+            self.assertEqual(code, 0, printed)
+
+        pipe = StableDiffusionPipeline.from_pretrained(source, safety_checker=None)
+        unet, vae, scheduler, text_encoder, index = (
+            read_json(packages[0] / name)
+            for name in (
+                "unet/config.json",
+                "vae/config.json",
+                "scheduler/scheduler_config.json",
+                "text_encoder/config.json",
+                "model_index.json",
+            )
+        )
+        self.assertEqual([unet["sample_size"], pipe.unet.config.sample_size], [64, 64])
+        self.assertEqual([vae["scaling_factor"], pipe.vae.config.scaling_factor], [0.18215, 0.18215])
+        self.assertEqual([scheduler["steps_offset"], scheduler["clip_sample"]], [1, False])
+        self.assertEqual([text_encoder["hidden_act"], text_encoder["dtype"]], ["quick_gelu", "float32"])
+        self.assertEqual(index["safety_checker"], [None, None])  # which the package doesn't have
+        for written, component in (unet, pipe.unet), (vae, pipe.vae), (scheduler, pipe.scheduler):
+            for key in written.keys() - {"_diffusers_version"}:
+                value = component.config[key] if key[0] != "_" else type(component).__name__
+                self.assertEqual(written[key], list(value) if isinstance(value, tuple) else value, key)
+        for file in packages[0].rglob("*.json"):
+            for folder in "/home/someone", str(source):
+                self.assertNotIn(folder, file.read_text(), file)
+            if file.name != "deepcache.json":  # networks differ between exports of one process, by counted class names
+                self.assertEqual(file.read_bytes(), (packages[1] / file.relative_to(packages[0])).read_bytes(), file)
+
+    def test_scheduler_that_the_library_lacks_is_warned_of(self):
+        source, out = self.broken(scheduler=["diffusers", "EulerDiscreteScheduler"]), self.scratch() / "package"
+        EulerDiscreteScheduler.from_config(self.pipes["one_layer"].scheduler.config).save_pretrained(
+            source / "scheduler"
+        )
+        code, printed = run(source, out)
+        self.assertEqual(code, 0, printed)
+        self.assertRegex(printed, "warning: .* EulerDiscreteScheduler, .* --scheduler ddim or plms")
+        self.assertEqual(read_json(out / "scheduler/scheduler_config.json")["_class_name"], "EulerDiscreteScheduler")
+        self.assertEqual(read_json(out / "model_index.json")["scheduler"], ["diffusers", "EulerDiscreteScheduler"])
+        for printed in self.printed.values():
+            self.assertNotIn("warning", printed)
+
+    def test_known_schedulers_are_those_of_the_library(self):
+        source = (ROOT / "src/schedulers/scheduler.cpp").read_text()
+        names = set(re.findall(r'SchedulerClass\{"(\w+)"', source))
+        self.assertEqual(families.SCHEDULERS.keys(), {name for name in names if name.endswith("Scheduler")})
+        self.assertLessEqual(set(families.SCHEDULERS.values()), names)
 
     def test_summary_says_what_was_checked(self):
         for variant, printed in self.printed.items():
@@ -181,7 +249,7 @@ class PackageTest(ExportTest):
             out = self.scratch() / "package"
             code, printed = run(self.source("one_layer"), out, "--dtype", dtype)
             self.assertEqual(code, 0, printed)
-            manifest = json.loads((out / "deepcache.json").read_text())
+            manifest = read_json(out / "deepcache.json")
             self.assertEqual([manifest["dtype"], manifest["storage_dtype"]], [dtype, dtype])
             unet = torch.jit.load(out / "unet/model.pt")
             inputs = [tensor.to(export.DTYPES[dtype]) for tensor in (torch.randn(1, 4, 8, 8), torch.randn(1, 5, 32))]
@@ -240,7 +308,7 @@ class FailureTest(ExportTest):
         shutil.copytree(self.package("sd1"), out)
         code, printed = run(self.source("one_layer"), out, "--force")
         self.assertEqual(code, 0, printed)
-        self.assertEqual(json.loads((out / "deepcache.json").read_text())["storage_dtype"], "float32")
+        self.assertEqual(read_json(out / "deepcache.json")["storage_dtype"], "float32")
         self.assertEqual([entry.name for entry in out.parent.iterdir()], ["package"])
 
     def expect_failed(self, patch, message):

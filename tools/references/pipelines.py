@@ -7,13 +7,16 @@ strings, numbers and lists that `torch::pickle_load` reads; pipelines/recorded.j
 versions. Fields of a case:
 
 - settings: variant, scheduler (DDIM or PLMS), num_inference_steps, guidance_scale, seed, batch, height and width (of
-  the latents), prompts, negative_prompt; cache_interval (0: not cached), cache_branch_id, and count: "calls" is this
+  the latents), prompts, negative_prompt; eta where it isn't 0; seeds [B] where each image has a generator of its own,
+  instead of one with `seed` for the batch; cache_interval (0: not cached), cache_branch_id, and count: "calls" is this
   library's default, "timestep" is what DeepCache 0.1.1 does, which looks the timestep up in the scheduler's list, and
   so counts the repeated second timestep of PLMS as step 1 again.
 - inputs: input_ids and negative_input_ids [B, L], prompt_embeds and negative_prompt_embeds [B, L, D] (the negative ones
-  without guidance too), and init_latents [B, 4, h, w], which are torch.randn with a CPU generator of that seed.
+  without guidance too), and init_latents [B, 4, h, w], which are torch.randn with CPU generators of these seeds.
 - results: timesteps [S] and step_latents [S, B, 4, h, w] after each of S calls of the UNet, full_calls (the indices of
-  those that ran the whole UNet), latents (the last ones), and in some cases image [B, 3, H, W] in [0, 1].
+  those that ran the whole UNet), latents (the last ones), and in some cases image [B, 3, H, W] in [0, 1], float32.
+
+Embeddings and latents have the variant's dtype: float32, or that of its name.
 """
 
 import argparse
@@ -30,6 +33,7 @@ from unittest import mock
 import torch
 from DeepCache import DeepCacheSDHelper
 from diffusers import DDIMScheduler, PNDMScheduler
+from diffusers.utils.torch_utils import randn_tensor
 
 from tiny_pipelines import ROOT, VARIANTS, tiny_pipeline
 
@@ -38,7 +42,7 @@ from export import export, quiet  # noqa: E402  (tools/ is no package)
 
 COMMAND = "python tools/references/pipelines.py"
 PROMPTS = ["red heart!", "panda, face", "a green apple & 2 flowers"]
-BRANCHES = {"sd1": 12, "sd2": 12, "one_layer": 8, "three_layers": 16}
+BRANCHES = {"sd1": 12, "sd2": 12, "one_layer": 8, "three_layers": 16, "sd1_bfloat16": 12}
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ class Case:
     width: int = 8
     negative_prompt: str = ""
     seed: int = 1
+    seeds: tuple[int, ...] = ()
+    eta: float = 0.0
     image: bool = False
 
     @property
@@ -66,14 +72,27 @@ class Case:
             f"{self.num_inference_steps}steps",
         ]
         parts += ["unguided"] * (self.guidance_scale <= 1) + ["negative"] * bool(self.negative_prompt)
+        parts += [f"eta{self.eta:g}".replace(".", "_")] * (self.eta > 0)
+        parts += [f"{len(self.seeds)}seeds"] * bool(self.seeds)
         parts += (
             [f"interval{self.cache_interval}", f"branch{self.cache_branch_id}"] if self.cache_interval else ["uncached"]
         )
         return "_".join(parts + ["timestep"] * (self.count == "timestep"))
 
+    @property
+    def settings(self):
+        """Without `seeds` and `eta` where they say nothing."""
+        return {key: value for key, value in asdict(self).items() if key not in ("seeds", "eta") or value}
+
+    def generator(self):
+        """New generators, as the pipeline takes them."""
+        generators = [torch.Generator().manual_seed(seed) for seed in self.seeds or (self.seed,)]
+        return generators if self.seeds else generators[0]
+
 
 def cases():
-    for variant, branches in BRANCHES.items():
+    for variant in "sd1", "sd2", "one_layer", "three_layers":
+        branches = BRANCHES[variant]
         yield Case(variant, image=True)
         yield Case(variant, scheduler="PLMS")
         for branch in range(branches):
@@ -105,6 +124,12 @@ def cases():
     yield Case("sd1", scheduler="PLMS", batch=3, height=13, width=17, cache_interval=3, cache_branch_id=4, image=False)
     yield Case("sd1", height=13, width=17, cache_interval=5, cache_branch_id=0, image=True)
     yield Case("sd2", negative_prompt="blue!", cache_interval=2, cache_branch_id=0)
+    for interval in (0, 3):
+        yield Case("sd1", eta=0.5, cache_interval=interval)
+        # Guidance multiplies rounding differences: at 5, other kernels would differ by half as much as caching does.
+        yield Case("sd1_bfloat16", guidance_scale=2.0, cache_interval=interval, image=interval == 0)
+    yield Case("sd1", eta=1.0, batch=2, seeds=(7, 3), cache_interval=3)
+    yield Case("sd1", scheduler="PLMS", batch=2, seeds=(7, 3))
 
 
 # ---- DeepCache, two ways
@@ -180,7 +205,7 @@ def cut(pipe, case):
 # ---- Recording
 
 
-def run(pipe, case, prompts, init_latents):
+def run(pipe, case, prompts):
     """The latents after each call of the UNet, and the timesteps."""
     steps, timesteps = [], []
 
@@ -196,7 +221,8 @@ def run(pipe, case, prompts, init_latents):
         width=case.width * 8,
         num_inference_steps=case.num_inference_steps,
         guidance_scale=case.guidance_scale,
-        latents=init_latents.clone(),
+        eta=case.eta,
+        generator=case.generator(),
         output_type="latent",
         callback_on_step_end=keep,
     ).images
@@ -217,16 +243,15 @@ def record(pipe, case):
         return pipe.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
 
     embeds, negative_embeds = pipe.encode_prompt(prompts, "cpu", 1, True, [case.negative_prompt] * case.batch)
-    init_latents = torch.randn(
-        case.batch, 4, case.height, case.width, generator=torch.Generator().manual_seed(case.seed)
-    )
+    shape = (case.batch, 4, case.height, case.width)
+    init_latents = randn_tensor(shape, generator=case.generator(), dtype=pipe.dtype)  # as the pipeline draws them
     with cut(pipe, case) if case.cache_interval else nullcontext() as full_calls:
-        step_latents, timesteps = run(pipe, case, prompts, init_latents)
-    if case.cache_interval and case.variant in ("sd1", "sd2"):
+        step_latents, timesteps = run(pipe, case, prompts)
+    if case.cache_interval and case.variant in ("sd1", "sd2", "sd1_bfloat16"):
         with helper(pipe, case):
-            if not torch.equal(run(pipe, case, prompts, init_latents)[0], step_latents):
+            if not torch.equal(run(pipe, case, prompts)[0], step_latents):
                 raise RuntimeError(f"{case.name}: DeepCacheSDHelper and the model of the cut differ")
-    result = asdict(case) | dict(
+    result = case.settings | dict(
         prompts=prompts,
         input_ids=ids(prompts),
         negative_input_ids=ids([case.negative_prompt] * case.batch),
@@ -240,11 +265,12 @@ def record(pipe, case):
         command=COMMAND,
         versions=versions(),
     )
+    if case.seeds:
+        result["seeds"] = torch.tensor(case.seeds)
     del result["image"]
     if case.image:
-        result["image"] = (pipe.vae.decode(result["latents"] / pipe.vae.config.scaling_factor).sample / 2 + 0.5).clamp(
-            0, 1
-        )
+        decoded = pipe.vae.decode(result["latents"] / pipe.vae.config.scaling_factor).sample
+        result["image"] = (decoded / 2 + 0.5).clamp(0, 1).float()
     return result
 
 
@@ -262,7 +288,7 @@ def check_distinct(results):
     groups = {}
     for name, result in results.items():
         key = tuple(
-            result[k]
+            str(result.get(k))
             for k in (
                 "variant",
                 "scheduler",
@@ -272,6 +298,8 @@ def check_distinct(results):
                 "batch",
                 "height",
                 "width",
+                "eta",
+                "seeds",
             )
         )
         groups.setdefault(key, []).append((name, result))
@@ -307,7 +335,8 @@ def main():
             export(
                 folder,
                 args.out / "packages" / variant,
-                storage="float16",
+                dtype=(dtype := str(pipe.dtype).removeprefix("torch.")),
+                storage="float16" if dtype == "float32" else dtype,
                 force=True,
                 say=lambda line, variant=variant: print(f"{variant}: {line}", flush=True),
             )
@@ -319,7 +348,7 @@ def main():
         old.unlink()
     for name, result in results.items():
         torch.save(result, folder / f"{name}.pt")
-    table = {case.name: asdict(case) for case in cases()}
+    table = {case.name: case.settings for case in cases()}
     (folder / "recorded.json").write_text(
         json.dumps({"command": COMMAND, "versions": versions(), "cases": table}, indent=1) + "\n"
     )

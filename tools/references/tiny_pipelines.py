@@ -15,7 +15,7 @@ TOKENIZER = ROOT / "models/emoji/tokenizer"
 ATTENTION_DOWN = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
 ATTENTION_UP = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
 
-# What a variant changes: in the UNet's config, the text encoder's, the scheduler's, the tokenizer's.
+# What a variant changes: in the UNet's config, the text encoder's, the scheduler's, the tokenizer's; what it runs in.
 VARIANTS = {
     "sd1": dict(unet={}, text={}, scheduler={}, tokenizer={}),
     "sd2": dict(
@@ -26,11 +26,12 @@ VARIANTS = {
     ),
     "one_layer": dict(unet=dict(layers_per_block=1), text={}, scheduler={}, tokenizer={}),
     "three_layers": dict(unet=dict(layers_per_block=3), text={}, scheduler={}, tokenizer={}),
+    "sd1_bfloat16": dict(unet={}, text={}, scheduler={}, tokenizer={}, dtype=torch.bfloat16),
 }
 
 
 def tiny_pipeline(variant, seed=0):
-    """A float32 StableDiffusionPipeline: 16x16 latents on four levels, 128x128 pictures, 24 tokens a prompt."""
+    """A StableDiffusionPipeline: 16x16 latents on four levels, 128x128 pictures, 24 tokens a prompt; mostly float32."""
     options = VARIANTS[variant]
     tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER, **options["tokenizer"])
     start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
@@ -108,4 +109,4 @@ def tiny_pipeline(variant, seed=0):
         requires_safety_checker=False,
     )
     pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return pipe.to(options.get("dtype", torch.float32))
