@@ -9,7 +9,7 @@ export Torch_DIR CMAKE_PREFIX_PATH
 TORCH_FLAG = $(if $(Torch_DIR)$(CMAKE_PREFIX_PATH),,-DCMAKE_PREFIX_PATH="$$($(PYTHON) -W ignore -c 'import torch; print(torch.utils.cmake_prefix_path)')")
 CONFIGURE = cmake -S . -B $(BUILD) -G Ninja -DCMAKE_CXX_COMPILER_LAUNCHER=ccache $(TORCH_FLAG)
 
-.PHONY: all demo test bench setup setup-python
+.PHONY: all demo test setup setup-python
 all: setup
 	$(CONFIGURE) -DDEEPCACHE_BUILD_TESTS=OFF
 	cmake --build $(BUILD) -j $(JOBS)

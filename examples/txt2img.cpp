@@ -100,12 +100,11 @@ void warm_up(deepcache::StableDiffusionPipeline& pipe, const Options& o) {
 }
 
 void show_progress(const deepcache::PipelineStep& step) {
-  constexpr std::int64_t width = 40;
-  const auto done = (step.step_index + 1) * width / step.num_steps;
-  std::fprintf(stderr, "\r[%s%s] %lld/%lld", std::string(static_cast<std::size_t>(done), '#').c_str(),
-               std::string(static_cast<std::size_t>(width - done), ' ').c_str(),
-               static_cast<long long>(step.step_index + 1), static_cast<long long>(step.num_steps));
-  if (step.step_index + 1 == step.num_steps) std::fprintf(stderr, "\r%*s\r", static_cast<int>(width + 24), "");
+  const auto done = static_cast<std::size_t>(step.step_index + 1), count = static_cast<std::size_t>(step.num_steps);
+  std::string bar(40, ' ');
+  bar.replace(0, done * bar.size() / count, done * bar.size() / count, '#');
+  std::fprintf(stderr, "\r[%s] %zu/%zu", bar.c_str(), done, count);
+  if (done == count) std::fprintf(stderr, "\r%64s\r", "");
 }
 
 Run run(deepcache::StableDiffusionPipeline& pipe, deepcache::Helper& helper, const Options& o,
@@ -143,6 +142,15 @@ void print(const deepcache::RunReport& report) {
   std::printf("\n");
 }
 
+deepcache::RunComparison compare(const Run& cached, const Run& full) {
+  const auto& images = cached.result.images;
+  const bool has_ssim = std::min(images.size(2), images.size(3)) >= 11;  // its window
+  return {.milliseconds_uncached = full.report.milliseconds,
+          .speedup = full.report.milliseconds / cached.report.milliseconds,
+          .psnr_db = deepcache::psnr(images, full.result.images),
+          .ssim = has_ssim ? deepcache::ssim(images, full.result.images) : std::numeric_limits<double>::quiet_NaN()};
+}
+
 void paint(Options& o) {
   if (o.threads > 0) at::set_num_threads(o.threads);
   if (o.seed < 0) {
@@ -168,27 +176,21 @@ void paint(Options& o) {
   for (std::size_t i = 0; i < o.prompts.size(); ++i) {
     std::optional<Run> full;
     if (o.compare) full = run(pipe, helper, o, o.prompts[i], 1);
-    auto [result, report] = run(pipe, helper, o, o.prompts[i], o.no_cache ? 1 : o.cache_interval);
-    const auto images = result.images;
-    if (full)
-      report.compare = {.milliseconds_uncached = full->report.milliseconds,
-                        .speedup = full->report.milliseconds / report.milliseconds,
-                        .psnr_db = deepcache::psnr(images, full->result.images),
-                        .ssim = std::min(images.size(2), images.size(3)) < 11
-                                    ? std::numeric_limits<double>::quiet_NaN()  // smaller than SSIM's window
-                                    : deepcache::ssim(images, full->result.images)};
+    auto cached = run(pipe, helper, o, o.prompts[i], o.no_cache ? 1 : o.cache_interval);
+    if (full) cached.report.compare = compare(cached, *full);
     for (std::size_t j = 0; j < batch; ++j) {
       const auto index = static_cast<std::int64_t>(j);
-      deepcache::save_png(images[index], numbered(o.output, i * batch + j, count), report.png_text(index));
+      const auto image = cached.result.images[index];
+      deepcache::save_png(image, numbered(o.output, i * batch + j, count), cached.report.png_text(index));
       if (!full) continue;
       const auto uncached = full->result.images[index];
       deepcache::save_png(uncached, numbered(o.output, i * batch + j, count, "-uncached"),
                           full->report.png_text(index));
-      rows.push_back({o.prompts[i], {uncached, images[index]}});
+      rows.push_back({o.prompts[i], {uncached, image}});
     }
-    latents.push_back(result.latents);
-    reports += (i > 0 ? ",\n" : "") + report.json();
-    print(report);
+    latents.push_back(cached.result.latents);
+    reports += (i > 0 ? ",\n" : "") + cached.report.json();
+    print(cached.report);
   }
 
   if (!o.save_latents.empty()) deepcache::save_tensor(torch::cat(latents), o.save_latents);

@@ -2,6 +2,8 @@
 
 #include <ATen/CPUGeneratorImpl.h>
 
+#include <utility>
+
 #include "error.hpp"
 
 namespace deepcache {
@@ -17,7 +19,7 @@ torch::Tensor NoiseGenerator::randn(torch::IntArrayRef sizes, const torch::Tenso
   const auto on_cpu = torch::dtype(options.dtype()).device(torch::kCPU);
   if (generators_.size() == 1) return torch::randn(sizes, generators_.front(), on_cpu).to(options.device());
 
-  check_argument(!sizes.empty() && sizes[0] == static_cast<std::int64_t>(generators_.size()),
+  check_argument(!sizes.empty() && std::cmp_equal(sizes[0], generators_.size()),
                  "a generator of {} seeds draws noise for as many batch items; the shape asked for is {}",
                  generators_.size(), c10::str(sizes));
   auto item_sizes = sizes.vec();

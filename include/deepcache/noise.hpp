@@ -8,7 +8,7 @@
 namespace deepcache {
 
 /// Gaussian noise as diffusers' `randn_tensor` draws it: from LibTorch's CPU generator whatever the target device, so
-/// that a seed gives bit for bit the noise of `torch.Generator("cpu").manual_seed(seed)` in Python.
+/// that a seed gives bit for bit the noise of `torch.Generator("cpu").manual_seed(seed)` in Python on that machine.
 class NoiseGenerator {
  public:
   /// One seed: every draw covers the whole batch, as with one generator in Python. Several: one generator for each

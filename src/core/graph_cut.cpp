@@ -48,7 +48,7 @@ bool is_computed_from(const jit::Value* value, const jit::Value* source) {
 /// What comes from the deep layers: the first operand, but where the second one is computed from it, that.
 jit::Value* feature(const Graph& graph, std::int64_t cache_branch_id) {
   const auto places = skip_concatenations(graph);
-  const auto operands = places.at(places.size() - 1 - static_cast<std::size_t>(cache_branch_id))->input(0)->node();
+  const auto* operands = places.at(places.size() - 1 - static_cast<std::size_t>(cache_branch_id))->input(0)->node();
   return operands->input(is_computed_from(operands->input(1), operands->input(0)) ? 1 : 0);
 }
 

@@ -37,10 +37,10 @@ jit::Module load_module(const std::filesystem::path& file, std::optional<torch::
 }
 
 void check_device(torch::Device device) {
-  const auto count = static_cast<int>(torch::cuda::device_count());
-  const int index = device.has_index() ? device.index() : 0;
+  const auto count = torch::cuda::device_count();
+  const bool there = device.has_index() ? device.index() < count : count > 0;
   check_argument(
-      device.is_cpu() || (device.is_cuda() && index < count), "no device \"{}\": allowed are cpu{}", device.str(),
+      device.is_cpu() || (device.is_cuda() && there), "no device \"{}\": allowed are cpu{}", device.str(),
       count == 0 ? " (this LibTorch sees no CUDA device)" : fmt::format(" and cuda:0 to cuda:{}", count - 1));
 }
 

@@ -12,7 +12,7 @@
 namespace deepcache {
 namespace {
 
-using json = nlohmann::json;
+using nlohmann::json;
 using Path = std::filesystem::path;
 using Id = CLIPVocabulary::Id;
 using Vocab = std::unordered_map<std::string, Id>;
@@ -118,8 +118,8 @@ std::int64_t read_max_length(const json& settings, const Path& folder) {
 /// A token of the settings: a string, or an object that describes transformers' AddedToken.
 std::string read_token(const json& token, const std::string& key, const Path& folder) {
   const json content = token.is_object() ? token.value("content", json()) : token;
-  check_data(content.is_string() && content != "", "{}: {} must be a token, got {}", folder.string(), key,
-             token.dump());
+  check_data(content.is_string() && !content.get_ref<const std::string&>().empty(), "{}: {} must be a token, got {}",
+             folder.string(), key, token.dump());
   for (const char* flag : {"lstrip", "rstrip", "single_word"}) {
     check_data(!token.is_object() || token.value(flag, json(false)) == false, "{}: {} of {} '{}' must be false, got {}",
                folder.string(), flag, key, content.get<std::string>(), token.dump());
@@ -162,7 +162,7 @@ std::unordered_map<std::string, Id> read_special_tokens(const json& settings, co
     const bool optional = key == "sep_token" || key == "cls_token" || key == "mask_token";
     if (specials.contains(key) || (optional && !token.is_null())) specials[key] = token;
     if (key != "additional_special_tokens" && key != "extra_special_tokens") continue;
-    for (const auto& [index, extra] : token.items()) specials[key + " " + index] = extra;
+    for (const auto& [index, extra] : token.items()) specials[fmt::format("{} {}", key, index)] = extra;
   }
   std::unordered_map<std::string, Id> ids;
   for (const auto& [key, token] : specials.items()) {
