@@ -168,9 +168,8 @@ torch::Tensor PNDMScheduler::get_prev_sample(const torch::Tensor& sample, std::i
   const auto beta_prod_prev = 1 - alpha_prod_prev;
 
   // Velocities become noise only here, after they were averaged (arXiv 2202.00512, appendix D).
-  const auto epsilon = options_.prediction_type == PredictionType::kVPrediction
-                           ? alpha_prod.pow(0.5) * model_output + beta_prod.pow(0.5) * sample
-                           : model_output;
+  const auto epsilon =
+      predict_epsilon(options_.prediction_type, model_output, sample, alpha_prod.pow(0.5), beta_prod.pow(0.5));
   const auto sample_coeff = (alpha_prod_prev / alpha_prod).pow(0.5);
   const auto denominator = alpha_prod * beta_prod_prev.pow(0.5) + (alpha_prod * beta_prod * alpha_prod_prev).pow(0.5);
   return sample_coeff * sample - (alpha_prod_prev - alpha_prod) * epsilon / denominator;
