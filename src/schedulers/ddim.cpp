@@ -28,10 +28,10 @@ class DDIMScheduler final : public SchedulerBase {
   bool has_ddim_options() const override { return true; }
 
  protected:
-  torch::Tensor make_timesteps(std::int64_t num_inference_steps) const override {
-    return torch::tensor(
-        space_timesteps(options_.timestep_spacing, num_train_timesteps(), num_inference_steps, options_.steps_offset),
-        torch::kInt64);
+  Schedule make_schedule(std::int64_t num_inference_steps) const override {
+    return {.timesteps = torch::tensor(space_timesteps(options_.timestep_spacing, num_train_timesteps(),
+                                                       num_inference_steps, options_.steps_offset),
+                                       torch::kInt64)};
   }
 
   torch::Tensor take_step(const torch::Tensor& model_output, std::int64_t step_index, const torch::Tensor& sample,

@@ -33,7 +33,7 @@ class PNDMScheduler final : public SchedulerBase {
   std::string name() const override { return "PNDMScheduler"; }
 
  protected:
-  torch::Tensor make_timesteps(std::int64_t num_inference_steps) const override;
+  Schedule make_schedule(std::int64_t num_inference_steps) const override;
   void begin_run(std::int64_t step_index) override;
   torch::Tensor take_step(const torch::Tensor& model_output, std::int64_t step_index, const torch::Tensor& sample,
                           const StepOptions& options) override;
@@ -60,14 +60,14 @@ class PNDMScheduler final : public SchedulerBase {
   History history_;
 };
 
-torch::Tensor PNDMScheduler::make_timesteps(std::int64_t num_inference_steps) const {
+Schedule PNDMScheduler::make_schedule(std::int64_t num_inference_steps) const {
   const auto spaced =
       space_timesteps(options_.timestep_spacing, num_train_timesteps(), num_inference_steps, options_.steps_offset);
   auto calls = spaced;
   if (options_.skip_prk_steps) {
     // The first step is taken twice: once to look ahead, then with the mean of both outputs.
     if (calls.size() > 1) calls.insert(calls.begin() + 1, calls[1]);
-    return torch::tensor(calls, torch::kInt64);
+    return {.timesteps = torch::tensor(calls, torch::kInt64)};
   }
   check_argument(spaced.size() >= kOrder,
                  "PNDMScheduler needs at least {} inference steps for its Runge-Kutta steps, not {}; fewer need "
@@ -80,7 +80,7 @@ torch::Tensor PNDMScheduler::make_timesteps(std::int64_t num_inference_steps) co
     calls.insert(calls.end(), {spaced[i], middle, middle, spaced[i + 1]});
   }
   calls.insert(calls.end(), spaced.begin() + kOrder - 1, spaced.end());
-  return torch::tensor(calls, torch::kInt64);
+  return {.timesteps = torch::tensor(calls, torch::kInt64)};
 }
 
 void PNDMScheduler::begin_run(std::int64_t step_index) {
