@@ -158,7 +158,12 @@ FAMILIES = {
     ),
 }
 # The schedulers of the C++ library (kClasses in src/schedulers/scheduler.cpp), with its short names for them.
-SCHEDULERS = {"DDIMScheduler": "ddim", "PNDMScheduler": "plms"}
+SCHEDULERS = {
+    "DDIMScheduler": "ddim",
+    "PNDMScheduler": "plms",
+    "DDPMScheduler": "ddpm",
+    "LCMScheduler": "lcm",
+}
 # Settings that give a network further inputs, which this family's pipeline and its package don't have.
 UNSUPPORTED = {
     "unet": (

@@ -13,5 +13,7 @@ namespace deepcache {
 std::unique_ptr<Scheduler> make_ddim(const ConfigReader& config);
 std::unique_ptr<Scheduler> make_pndm(const ConfigReader& config);
 std::unique_ptr<Scheduler> make_plms(const ConfigReader& config);
+std::unique_ptr<Scheduler> make_ddpm(const ConfigReader& config);
+std::unique_ptr<Scheduler> make_lcm(const ConfigReader& config);
 
 }  // namespace deepcache

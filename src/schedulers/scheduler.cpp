@@ -18,10 +18,10 @@ struct SchedulerClass {
 
 /// Class names as diffusers spells them, and short names.
 constexpr std::array kClasses{
-    SchedulerClass{"DDIMScheduler", make_ddim},
-    SchedulerClass{"PNDMScheduler", make_pndm},
-    SchedulerClass{"ddim", make_ddim},
-    SchedulerClass{"plms", make_plms},
+    SchedulerClass{"DDIMScheduler", make_ddim}, SchedulerClass{"PNDMScheduler", make_pndm},
+    SchedulerClass{"DDPMScheduler", make_ddpm}, SchedulerClass{"LCMScheduler", make_lcm},
+    SchedulerClass{"ddim", make_ddim},          SchedulerClass{"plms", make_plms},
+    SchedulerClass{"ddpm", make_ddpm},          SchedulerClass{"lcm", make_lcm},
 };
 
 const SchedulerClass* find_class(std::string_view name) {
@@ -33,6 +33,28 @@ std::string known_names() {
   std::string names;
   for (const auto& entry : kClasses) names += fmt::format("{}{}", names.empty() ? "" : ", ", entry.name);
   return names;
+}
+
+/// The text with the names quoted that Python's json module writes for numbers that JSON doesn't have: a saved
+/// DPMSolverMultistepScheduler holds a -Infinity.
+std::string quote_non_finite(std::string_view json) {
+  std::string quoted;
+  quoted.reserve(json.size());
+  bool in_text = false;
+  for (std::size_t i = 0; i < json.size(); ++i) {
+    if (json[i] == '"') in_text = !in_text;
+    std::string_view name;
+    for (const std::string_view known : {"-Infinity", "Infinity", "NaN"})
+      if (name.empty() && !in_text && json.substr(i).starts_with(known)) name = known;
+    if (!name.empty()) {
+      quoted += fmt::format("\"{}\"", name);
+      i += name.size() - 1;
+      continue;
+    }
+    quoted += json[i];
+    if (in_text && json[i] == '\\' && i + 1 < json.size()) quoted += json[++i];
+  }
+  return quoted;
 }
 
 /// The class that the caller names, or else the file.
@@ -63,7 +85,7 @@ std::unique_ptr<Scheduler> Scheduler::from_config(const std::filesystem::path& f
 std::unique_ptr<Scheduler> Scheduler::from_json(std::string_view json, std::string_view class_name) {
   nlohmann::json config;
   try {
-    config = nlohmann::json::parse(json);
+    config = nlohmann::json::parse(quote_non_finite(json));
   } catch (const nlohmann::json::exception& error) {
     throw std::runtime_error(fmt::format("the scheduler's configuration isn't valid JSON: {}", error.what()));
   }
