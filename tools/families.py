@@ -163,6 +163,7 @@ SCHEDULERS = {
     "PNDMScheduler": "plms",
     "DDPMScheduler": "ddpm",
     "LCMScheduler": "lcm",
+    "EulerDiscreteScheduler": "euler",
 }
 # Settings that give a network further inputs, which this family's pipeline and its package don't have.
 UNSUPPORTED = {

@@ -15,5 +15,6 @@ std::unique_ptr<Scheduler> make_pndm(const ConfigReader& config);
 std::unique_ptr<Scheduler> make_plms(const ConfigReader& config);
 std::unique_ptr<Scheduler> make_ddpm(const ConfigReader& config);
 std::unique_ptr<Scheduler> make_lcm(const ConfigReader& config);
+std::unique_ptr<Scheduler> make_euler_discrete(const ConfigReader& config);
 
 }  // namespace deepcache
