@@ -164,6 +164,7 @@ SCHEDULERS = {
     "DDPMScheduler": "ddpm",
     "LCMScheduler": "lcm",
     "EulerDiscreteScheduler": "euler",
+    "EulerAncestralDiscreteScheduler": "euler_a",
 }
 # Settings that give a network further inputs, which this family's pipeline and its package don't have.
 UNSUPPORTED = {

@@ -21,9 +21,11 @@ constexpr std::array kClasses{
     SchedulerClass{"DDIMScheduler", make_ddim}, SchedulerClass{"PNDMScheduler", make_pndm},
     SchedulerClass{"DDPMScheduler", make_ddpm}, SchedulerClass{"LCMScheduler", make_lcm},
     SchedulerClass{"EulerDiscreteScheduler", make_euler_discrete},
+    SchedulerClass{"EulerAncestralDiscreteScheduler", make_euler_ancestral_discrete},
     SchedulerClass{"ddim", make_ddim},          SchedulerClass{"plms", make_plms},
     SchedulerClass{"ddpm", make_ddpm},          SchedulerClass{"lcm", make_lcm},
     SchedulerClass{"euler", make_euler_discrete},
+    SchedulerClass{"euler_a", make_euler_ancestral_discrete},
 };
 
 const SchedulerClass* find_class(std::string_view name) {
