@@ -165,6 +165,7 @@ SCHEDULERS = {
     "LCMScheduler": "lcm",
     "EulerDiscreteScheduler": "euler",
     "EulerAncestralDiscreteScheduler": "euler_a",
+    "HeunDiscreteScheduler": "heun",
 }
 # Settings that give a network further inputs, which this family's pipeline and its package don't have.
 UNSUPPORTED = {

@@ -17,5 +17,6 @@ std::unique_ptr<Scheduler> make_ddpm(const ConfigReader& config);
 std::unique_ptr<Scheduler> make_lcm(const ConfigReader& config);
 std::unique_ptr<Scheduler> make_euler_discrete(const ConfigReader& config);
 std::unique_ptr<Scheduler> make_euler_ancestral_discrete(const ConfigReader& config);
+std::unique_ptr<Scheduler> make_heun_discrete(const ConfigReader& config);
 
 }  // namespace deepcache

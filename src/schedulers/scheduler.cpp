@@ -22,10 +22,12 @@ constexpr std::array kClasses{
     SchedulerClass{"DDPMScheduler", make_ddpm}, SchedulerClass{"LCMScheduler", make_lcm},
     SchedulerClass{"EulerDiscreteScheduler", make_euler_discrete},
     SchedulerClass{"EulerAncestralDiscreteScheduler", make_euler_ancestral_discrete},
+    SchedulerClass{"HeunDiscreteScheduler", make_heun_discrete},
     SchedulerClass{"ddim", make_ddim},          SchedulerClass{"plms", make_plms},
     SchedulerClass{"ddpm", make_ddpm},          SchedulerClass{"lcm", make_lcm},
     SchedulerClass{"euler", make_euler_discrete},
     SchedulerClass{"euler_a", make_euler_ancestral_discrete},
+    SchedulerClass{"heun", make_heun_discrete},
 };
 
 const SchedulerClass* find_class(std::string_view name) {
