@@ -5,6 +5,7 @@ import diffusers
 from scheduler_cases.common import HALF_TYPES, SPACINGS, STABLE_DIFFUSION, TRAINED_BETAS, case
 
 NAMES = {"plms": "PNDMScheduler"}
+SETTINGS = {"plms": {"skip_prk_steps": True}}
 
 
 def cases():
