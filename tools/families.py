@@ -163,6 +163,8 @@ SCHEDULERS = {
     "PNDMScheduler": "plms",
     "DDPMScheduler": "ddpm",
     "LCMScheduler": "lcm",
+    "DPMSolverMultistepScheduler": "dpm++_2m",
+    "UniPCMultistepScheduler": "unipc",
     "EulerDiscreteScheduler": "euler",
     "EulerAncestralDiscreteScheduler": "euler_a",
     "HeunDiscreteScheduler": "heun",

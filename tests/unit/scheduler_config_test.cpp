@@ -34,6 +34,11 @@ TEST(SchedulerConfig, ChoosesTheClass) {
       {"{}", "plms", "PNDMScheduler", 11},
       {"{}", "ddpm", "DDPMScheduler", 10},
       {"{}", "lcm", "LCMScheduler", 10},
+      {kDdim, "dpm++_2m", "DPMSolverMultistepScheduler", 10},
+      {kPlms, "dpm++_2m_karras", "DPMSolverMultistepScheduler", 10},
+      {"{}", "dpm++_2m_sde", "DPMSolverMultistepScheduler", 10},
+      {"{}", "dpm++_2m_sde_karras", "DPMSolverMultistepScheduler", 10},
+      {kPlms, "unipc", "UniPCMultistepScheduler", 10},
   };
   for (const auto& test : cases) {
     SCOPED_TRACE(std::string(test.json) + " as " + test.class_name);

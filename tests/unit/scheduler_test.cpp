@@ -19,12 +19,21 @@ constexpr const char* kPrk = R"({"_class_name": "PNDMScheduler"})";
 constexpr const char* kDdim = R"({"_class_name": "DDIMScheduler"})";
 constexpr const char* kDdpm = R"({"_class_name": "DDPMScheduler"})";
 constexpr const char* kLcm = R"({"_class_name": "LCMScheduler"})";
+constexpr const char* kEuler = R"({"_class_name": "EulerDiscreteScheduler"})";
+constexpr const char* kEulerA = R"({"_class_name": "EulerAncestralDiscreteScheduler"})";
+constexpr const char* kHeun = R"({"_class_name": "HeunDiscreteScheduler"})";
+constexpr const char* kDpm = R"({"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3})";
+constexpr const char* kDpmSde =
+    R"({"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++"})";
+constexpr const char* kUniPc = R"({"_class_name": "UniPCMultistepScheduler", "solver_order": 3})";
 
 /// What holds for every class is tested with each of these.
-constexpr const char* kConfigs[] = {kDdim, kPlms, kPrk, kDdpm, kLcm};
+constexpr const char* kConfigs[] = {
+    kDdim, kPlms, kPrk, kDdpm, kLcm, kEuler, kEulerA, kHeun, kDpm, kDpmSde, kUniPc,
+};
 
 /// Those that draw noise at all their steps, or all but the last.
-constexpr const char* kStochastic[] = {kDdpm, kLcm};
+constexpr const char* kStochastic[] = {kDdpm, kLcm, kEulerA, kDpmSde};
 
 torch::Tensor make_sample(std::uint64_t seed = 0) {
   return NoiseGenerator({seed}).randn({2, 3, 4, 4}, torch::kFloat32);
