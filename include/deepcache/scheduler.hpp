@@ -40,7 +40,8 @@ class Scheduler {
 
   /// Makes the scheduler that a diffusers scheduler_config.json names in `_class_name`, or, if `class_name` isn't
   /// empty, that class from the same settings (as `OtherScheduler.from_config(scheduler.config)` does in Python). Short
-  /// names work too: "ddim", "plms" (PNDM with skip_prk_steps).
+  /// names work too: "ddim", "ddpm", "lcm", "euler", "euler_a" (Euler ancestral), "heun", "unipc", "plms" (PNDM with
+  /// skip_prk_steps), and "dpm++_2m", to which "_sde", "_karras" or "_sde_karras" may be added.
   /// @throws std::runtime_error if the file can't be read, or holds a value that isn't supported (the message names
   /// it).
   /// @throws std::invalid_argument if `class_name` isn't known (the message lists those that are).
@@ -67,6 +68,8 @@ class Scheduler {
 
   /// The order of the method: how many calls of the UNet an inference step takes. A run from the middle, at inference
   /// step n (image to image), begins at index n * order(). PNDM's is 1, though a few of its steps take more calls.
+  /// Cache intervals count calls: of a method of order 2, an even interval N refreshes in the first call of every
+  /// (N / 2)th step.
   virtual std::int64_t order() const { return 1; }
 
   /// Whether `step` takes DDIM's options, eta and use_clipped_model_output.

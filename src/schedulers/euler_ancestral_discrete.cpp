@@ -21,9 +21,9 @@ torch::Tensor EulerAncestralDiscreteScheduler::take_step(const torch::Tensor& mo
                                                          const torch::Tensor& sample, const StepOptions& options) {
   const auto sigma_from = sigmas()[step_index];
   const auto sigma_to = sigmas()[step_index + 1];
-  // The variance of a step of DDPM, which is DDIM's eq. 16 (arXiv 2010.02502) at eta 1, where samples keep the image's
-  // scale. diffusers takes the root of what should be 0 and is below, and all is NaN: by rounding, where a step leads
-  // from sigma 4096 (zero terminal SNR) far down, and where the sigma after that one is higher still.
+  // The variance of DDPM's step, DDIM's eq. 16 (arXiv 2010.02502) at eta 1, where samples keep the image's scale.
+  // diffusers takes the roots of both differences where they are below 0, and all is NaN: the first where a sigma rises
+  // (after the 4096 that stands for zero terminal SNR), the second by rounding (where a sigma falls to its 1/10000th).
   const auto variance = sigma_to.pow(2) * (sigma_from.pow(2) - sigma_to.pow(2)) / sigma_from.pow(2);
   const auto sigma_up = variance.clamp_min(0).pow(0.5);
   const auto sigma_down = (sigma_to.pow(2) - sigma_up.pow(2)).clamp_min(0).pow(0.5);
