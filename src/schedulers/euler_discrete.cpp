@@ -1,5 +1,5 @@
 #include <algorithm>
-#include <cmath>
+#include <numbers>
 
 #include "schedulers/registry.hpp"
 #include "schedulers/sigma_scheduler.hpp"
@@ -28,7 +28,7 @@ class EulerDiscreteScheduler final : public SigmaScheduler {
 double EulerDiscreteScheduler::churn(std::int64_t step_index, const StepOptions& options) const {
   const float sigma = sigmas().const_data_ptr<float>()[step_index];
   if (sigma < static_cast<float>(options.s_tmin) || sigma > static_cast<float>(options.s_tmax)) return 0.0;
-  return std::min(options.s_churn / static_cast<double>(sigmas().size(0) - 1), std::sqrt(2.0) - 1);
+  return std::min(options.s_churn / static_cast<double>(sigmas().size(0) - 1), std::numbers::sqrt2 - 1);
 }
 
 torch::Tensor EulerDiscreteScheduler::take_step(const torch::Tensor& model_output, std::int64_t step_index,

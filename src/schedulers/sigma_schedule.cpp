@@ -40,12 +40,11 @@ std::vector<double> lu_sigmas(double sigma_max, double sigma_min, std::int64_t c
 double sigma_to_timestep(double sigma, std::span<const float> log_sigmas) {
   constexpr double kLeastSigma = 1e-10;
   const double log_sigma = std::log(std::max(sigma, kLeastSigma));
-  const auto above = std::find_if(log_sigmas.rbegin(), log_sigmas.rend(), [&](float log) { return log <= log_sigma; });
-  const auto at_or_below = std::max<std::ptrdiff_t>(log_sigmas.rend() - above - 1, 0);
-  const auto low_index = std::min<std::ptrdiff_t>(at_or_below, std::ssize(log_sigmas) - 2);
-  if (low_index < 0) return 0.0;  // a single training timestep
-  const float low = log_sigmas[static_cast<std::size_t>(low_index)];
-  const float high = log_sigmas[static_cast<std::size_t>(low_index) + 1];
+  if (log_sigmas.size() == 1) return 0.0;
+  auto low_index = log_sigmas.size() - 2;
+  while (low_index > 0 && log_sigmas[low_index] > log_sigma) --low_index;
+  const float low = log_sigmas[low_index];
+  const float high = log_sigmas[low_index + 1];
   // Where the outermost two are equal, diffusers divides 0 by 0.
   const double weight = low == high ? 0.0 : std::clamp((low - log_sigma) / (low - high), 0.0, 1.0);
   return (1 - weight) * static_cast<double>(low_index) + weight * static_cast<double>(low_index + 1);

@@ -23,9 +23,9 @@ std::vector<double> linspace(double start, double stop, std::int64_t count);
 std::vector<std::int64_t> space_timesteps(TimestepSpacing spacing, std::int64_t num_train_timesteps,
                                           std::int64_t num_inference_steps, std::int64_t steps_offset);
 
-/// The same for DPM-Solver and UniPC, which end their runs beyond timestep 0, below `end_timestep`: linspace and leading
-/// place one timestep more, and leave the last out. Trailing steps are as wide as they are without `end_timestep`, so
-/// that there can be fewer of them.
+/// The same for DPM-Solver and UniPC, which end their runs beyond timestep 0, below `end_timestep`: linspace and
+/// leading place one timestep more, and leave the last out. Trailing steps are as wide as they are without
+/// `end_timestep`, so that there can be fewer of them.
 std::vector<std::int64_t> space_solver_timesteps(TimestepSpacing spacing, std::int64_t num_train_timesteps,
                                                  std::int64_t end_timestep, std::int64_t num_inference_steps,
                                                  std::int64_t steps_offset);

@@ -49,7 +49,7 @@ const Recorded& shared() {
 /// What was recorded of one scheduler: the test's parameter is its file's name.
 class SchedulerParity : public testing::TestWithParam<std::string> {
  protected:
-  Recorded recorded() const { return Recorded::load(recordings() / (GetParam() + ".pt")); }
+  static Recorded recorded() { return Recorded::load(recordings() / (GetParam() + ".pt")); }
 };
 
 std::vector<std::string> recorded_schedulers() {
