@@ -73,7 +73,7 @@ torch::Tensor DDPMScheduler::take_step(const torch::Tensor& model_output, std::i
   // Eq. 7: the mean of x_{t-1} given x_t and x_0.
   const auto original_sample_coeff = alpha_prod_prev.pow(0.5) * current_beta / beta_prod;
   const auto sample_coeff = current_alpha.pow(0.5) * beta_prod_prev / beta_prod;
-  const auto mean = original_sample_coeff * original_sample + sample_coeff * sample;
+  auto mean = original_sample_coeff * original_sample + sample_coeff * sample;
   // Only at timestep 0 is there no noise: where the last timestep is another, the last step has some too.
   if (timestep == 0) return mean;
   return mean + std_dev(alpha_prod, alpha_prod_prev, current_beta) * draw_noise(options, model_output);

@@ -74,7 +74,7 @@ torch::Tensor DPMSolverMultistepScheduler::convert_model_output(const torch::Ten
       options_.algorithm_type == AlgorithmType::kSdeDpmSolverPlusPlus)
     return clip_sample(predict_original_sample(solver.prediction_type, model_output, sample, alpha, sigma),
                        solver.clipping);
-  const auto epsilon = predict_epsilon(solver.prediction_type, model_output, sample, alpha, sigma);
+  auto epsilon = predict_epsilon(solver.prediction_type, model_output, sample, alpha, sigma);
   if (!solver.clipping.thresholding) return epsilon;
   const auto original_sample = predict_original_sample(PredictionType::kEpsilon, epsilon, sample, alpha, sigma);
   return predict_epsilon(PredictionType::kSample, clip_sample(original_sample, solver.clipping), sample, alpha, sigma);

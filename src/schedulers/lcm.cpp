@@ -66,7 +66,7 @@ torch::Tensor LCMScheduler::take_step(const torch::Tensor& model_output, std::in
   const auto scaled_timestep = timesteps()[step_index] * options_.timestep_scaling;
   const auto c_skip = kSigmaDataSquared / (scaled_timestep.pow(2) + kSigmaDataSquared);
   const auto c_out = scaled_timestep / (scaled_timestep.pow(2) + kSigmaDataSquared).pow(0.5);
-  const auto denoised = c_out * original_sample + c_skip * sample;
+  auto denoised = c_out * original_sample + c_skip * sample;
 
   // Algorithm 3: noised again to the next timestep, but for the last.
   if (step_index + 1 == timesteps().size(0)) return denoised;

@@ -91,7 +91,7 @@ bool MultistepSolver::stays(std::int64_t index) const {
 
 std::vector<torch::Tensor> MultistepSolver::append(const std::vector<torch::Tensor>& outputs,
                                                    const torch::Tensor& output) const {
-  const bool full = static_cast<std::int64_t>(outputs.size()) == options_.solver_order;
+  const bool full = std::ssize(outputs) == options_.solver_order;
   std::vector<torch::Tensor> appended(outputs.begin() + (full ? 1 : 0), outputs.end());
   appended.push_back(output);
   return appended;

@@ -29,12 +29,13 @@ std::vector<std::int64_t> linspace_timesteps(std::int64_t train, std::int64_t st
 }
 
 /// np.arange(end, 0, -train / steps) takes its stride from its first two values. It ends one value too late where that
-/// stride rounds to less than train / steps (61 of 1000); the extra timestep, -1, has no place in the schedule.
+/// stride rounds to less than train / steps (61 of 1000), or where less than a half is left below `end`; the extra
+/// timestep, -1, has no place in the schedule.
 std::vector<std::int64_t> trailing_timesteps(std::int64_t end, std::int64_t train, std::int64_t steps) {
   const auto first = static_cast<double>(end);
   const double width = static_cast<double>(train) / static_cast<double>(steps);
   const double stride = first - width - first;
-  const auto count = std::min(steps, static_cast<std::int64_t>(std::ceil(first / width)));
+  const auto count = static_cast<std::int64_t>(std::ceil(first / width));
   std::vector<std::int64_t> timesteps;
   for (std::int64_t i = 0; i < count; ++i)
     timesteps.push_back(round_half_even(first + static_cast<double>(i) * stride) - 1);
