@@ -158,7 +158,17 @@ FAMILIES = {
     ),
 }
 # The schedulers of the C++ library (kClasses in src/schedulers/scheduler.cpp), with its short names for them.
-SCHEDULERS = {"DDIMScheduler": "ddim", "PNDMScheduler": "plms"}
+SCHEDULERS = {
+    "DDIMScheduler": "ddim",
+    "PNDMScheduler": "plms",
+    "DDPMScheduler": "ddpm",
+    "LCMScheduler": "lcm",
+    "DPMSolverMultistepScheduler": "dpm++_2m",
+    "UniPCMultistepScheduler": "unipc",
+    "EulerDiscreteScheduler": "euler",
+    "EulerAncestralDiscreteScheduler": "euler_a",
+    "HeunDiscreteScheduler": "heun",
+}
 # Settings that give a network further inputs, which this family's pipeline and its package don't have.
 UNSUPPORTED = {
     "unet": (

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -25,6 +26,12 @@ struct StepOptions {
   double eta = 0.0;                       ///< DDIM's eta, 0 (deterministic) to 1 (as DDPM); only DDIM has it
   bool use_clipped_model_output = false;  ///< DDIM: derive the noise again from the clipped sample
   NoiseGenerator* noise = nullptr;        ///< where stochastic steps draw from; must be set where they draw
+
+  // Euler's stochasticity (arXiv 2206.00364, Algorithm 2); only EulerDiscreteScheduler has it.
+  double s_churn = 0.0;                                     ///< how much noise the whole run adds; 0: none
+  double s_tmin = 0.0;                                      ///< the lowest noise level, sigma, to add it at
+  double s_tmax = std::numeric_limits<double>::infinity();  ///< the highest
+  double s_noise = 1.0;                                     ///< standard deviation of what is added
 };
 
 class Scheduler {
@@ -33,7 +40,8 @@ class Scheduler {
 
   /// Makes the scheduler that a diffusers scheduler_config.json names in `_class_name`, or, if `class_name` isn't
   /// empty, that class from the same settings (as `OtherScheduler.from_config(scheduler.config)` does in Python). Short
-  /// names work too: "ddim", "plms" (PNDM with skip_prk_steps).
+  /// names work too: "ddim", "ddpm", "lcm", "euler", "euler_a" (Euler ancestral), "heun", "unipc", "plms" (PNDM with
+  /// skip_prk_steps), and "dpm++_2m", to which "_sde", "_karras" or "_sde_karras" may be added.
   /// @throws std::runtime_error if the file can't be read, or holds a value that isn't supported (the message names
   /// it).
   /// @throws std::invalid_argument if `class_name` isn't known (the message lists those that are).
@@ -50,17 +58,24 @@ class Scheduler {
   /// can't be run with that many (the earlier run then goes on).
   virtual void set_timesteps(std::int64_t num_inference_steps) = 0;
 
-  /// One timestep for each call of the UNet, never rising, on the CPU: int64 [calls] (calls can exceed the number of
-  /// inference steps, and timesteps repeat). Empty before `set_timesteps`.
+  /// One timestep for each call of the UNet, never rising, on the CPU: [calls] (calls can exceed the number of
+  /// inference steps, and timesteps repeat). As in diffusers they are int64, or float32, with fractions, in the
+  /// schedulers that step from sigma to sigma (Euler, Heun). Empty before `set_timesteps`.
   const torch::Tensor& timesteps() const { return timesteps_; }
 
   /// Timesteps of the noise process that the model was trained on, usually 1000.
   virtual std::int64_t num_train_timesteps() const = 0;
 
+  /// The order of the method: how many calls of the UNet an inference step takes. A run from the middle, at inference
+  /// step n (image to image), begins at index n * order(). PNDM's is 1, though a few of its steps take more calls.
+  /// Cache intervals count calls: of a method of order 2, an even interval N refreshes in the first call of every
+  /// (N / 2)th step.
+  virtual std::int64_t order() const { return 1; }
+
   /// Whether `step` takes DDIM's options, eta and use_clipped_model_output.
   virtual bool has_ddim_options() const { return false; }
 
-  /// Factor of the initial noise.
+  /// Factor of the initial noise of a run; known after `set_timesteps`.
   virtual double init_noise_sigma() const { return 1.0; }
 
   /// What the UNet is given for `sample` at this step.
@@ -80,8 +95,11 @@ class Scheduler {
   virtual torch::Tensor step(const torch::Tensor& model_output, std::int64_t step_index, const torch::Tensor& sample,
                              const StepOptions& options = {}) = 0;
 
-  /// Original samples noised to the levels of `timesteps`, int64 [B], or [1] for all (DDPM, arXiv 2006.11239, eq. 4).
-  /// @throws std::invalid_argument if the tensors don't fit each other, or for a timestep out of the training's range.
+  /// Original samples noised to the levels of `timesteps`, [B], or [1] for all, of the dtype of `timesteps()`: by
+  /// DDPM's forward process (arXiv 2006.11239, eq. 4), or, in the schedulers that step from sigma to sigma, by adding
+  /// noise times sigma. Those know the sigmas of their run's timesteps only: call `set_timesteps` first.
+  /// @throws std::invalid_argument if the tensors don't fit each other, for a timestep out of the training's range, or
+  ///         for one that isn't in the run, where only those are known.
   virtual torch::Tensor add_noise(const torch::Tensor& original_samples, const torch::Tensor& noise,
                                   const torch::Tensor& timesteps) const = 0;
 

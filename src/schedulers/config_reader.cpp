@@ -1,6 +1,7 @@
 #include "schedulers/config_reader.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -9,6 +10,9 @@
 
 namespace deepcache {
 namespace {
+
+/// As Scheduler::from_json quotes it.
+constexpr const char* kMinusInfinity = "-Infinity";
 
 [[noreturn]] void refuse(std::string_view key, const nlohmann::json& value, std::string_view allowed) {
   constexpr std::size_t kLongestShown = 80;
@@ -19,6 +23,7 @@ namespace {
 
 template <typename Number>
 std::string describe_range(std::string_view kind, Number min, Number max) {
+  if (min == -std::numeric_limits<double>::infinity()) return fmt::format("{} of at most {}", kind, max);
   if (max == std::numeric_limits<Number>::max()) return fmt::format("{} of at least {}", kind, min);
   return fmt::format("{} from {} to {}", kind, min, max);
 }
@@ -36,6 +41,11 @@ ConfigReader::ConfigReader(const nlohmann::json& config) : config_(config) {
 const nlohmann::json* ConfigReader::find(std::string_view key) const {
   const auto found = config_.find(std::string(key));
   return found == config_.end() ? nullptr : &*found;
+}
+
+bool ConfigReader::holds(std::string_view key) const {
+  const auto* value = find(key);
+  return value != nullptr && !value->is_null();
 }
 
 bool ConfigReader::boolean(std::string_view key, bool missing) const {
@@ -57,7 +67,15 @@ std::int64_t ConfigReader::integer(std::string_view key, std::int64_t missing, s
 double ConfigReader::number(std::string_view key, double missing, double min, double max) const {
   const auto* value = find(key);
   if (value == nullptr) return missing;
+  if (*value == kMinusInfinity && std::isinf(min)) return min;
   if (!is_number_in(*value, min, max)) refuse(key, *value, describe_range("a number", min, max));
+  return value->get<double>();
+}
+
+std::optional<double> ConfigReader::optional_number(std::string_view key, double min, double max) const {
+  const auto* value = find(key);
+  if (value == nullptr || value->is_null()) return std::nullopt;
+  if (!is_number_in(*value, min, max)) refuse(key, *value, "null or " + describe_range("a number", min, max));
   return value->get<double>();
 }
 
@@ -68,6 +86,23 @@ std::vector<double> ConfigReader::numbers(std::string_view key, double min, doub
   if (!value->is_array() || value->empty() || !std::ranges::all_of(*value, in_range))
     refuse(key, *value, "null or a list of " + describe_range("numbers", min, max));
   return value->get<std::vector<double>>();
+}
+
+std::vector<std::int64_t> ConfigReader::integers(std::string_view key) const {
+  const auto* value = find(key);
+  if (value == nullptr) return {};
+  const auto is_integer = [](const nlohmann::json& item) { return item.is_number_integer(); };
+  if (!value->is_array() || !std::ranges::all_of(*value, is_integer)) refuse(key, *value, "a list of integers");
+  return value->get<std::vector<std::int64_t>>();
+}
+
+void ConfigReader::require_false(std::string_view key) const {
+  const auto* value = find(key);
+  if (value != nullptr && *value != false) refuse(key, *value, "false: this library doesn't have it");
+}
+
+void ConfigReader::require_null(std::string_view key, std::string_view because) const {
+  if (holds(key)) refuse(key, *find(key), fmt::format("null: {}", because));
 }
 
 std::size_t ConfigReader::name_index(std::string_view key, const std::vector<std::string_view>& names) const {

@@ -28,45 +28,19 @@ class DDIMScheduler final : public SchedulerBase {
   bool has_ddim_options() const override { return true; }
 
  protected:
-  torch::Tensor make_timesteps(std::int64_t num_inference_steps) const override {
-    return torch::tensor(
-        space_timesteps(options_.timestep_spacing, num_train_timesteps(), num_inference_steps, options_.steps_offset),
-        torch::kInt64);
+  Schedule make_schedule(std::int64_t num_inference_steps) const override {
+    return {.timesteps = torch::tensor(space_timesteps(options_.timestep_spacing, num_train_timesteps(),
+                                                       num_inference_steps, options_.steps_offset),
+                                       torch::kInt64)};
   }
 
   torch::Tensor take_step(const torch::Tensor& model_output, std::int64_t step_index, const torch::Tensor& sample,
                           const StepOptions& options) override;
 
  private:
-  struct Prediction {
-    torch::Tensor original_sample;  ///< x_0
-    torch::Tensor epsilon;          ///< the noise in x_t
-  };
-
-  /// x_0 and the noise that the model's output stands for; alpha_prod is alpha_bar_t, beta_prod = 1 - alpha_bar_t.
-  Prediction predict(const torch::Tensor& model_output, const torch::Tensor& sample, const torch::Tensor& alpha_prod,
-                     const torch::Tensor& beta_prod) const;
-
   DDIMOptions options_;
   torch::Tensor final_alpha_cumprod_;
 };
-
-DDIMScheduler::Prediction DDIMScheduler::predict(const torch::Tensor& model_output, const torch::Tensor& sample,
-                                                 const torch::Tensor& alpha_prod,
-                                                 const torch::Tensor& beta_prod) const {
-  switch (options_.prediction_type) {
-    case PredictionType::kEpsilon:
-      // The "predicted x_0" of eq. 12.
-      return {(sample - beta_prod.pow(0.5) * model_output) / alpha_prod.pow(0.5), model_output};
-    case PredictionType::kSample:
-      return {model_output, (sample - alpha_prod.pow(0.5) * model_output) / beta_prod.pow(0.5)};
-    case PredictionType::kVPrediction:
-      // v = sqrt(alpha_bar) epsilon - sqrt(1 - alpha_bar) x_0 (arXiv 2202.00512, appendix D), solved for both.
-      return {alpha_prod.pow(0.5) * sample - beta_prod.pow(0.5) * model_output,
-              alpha_prod.pow(0.5) * model_output + beta_prod.pow(0.5) * sample};
-  }
-  throw std::invalid_argument("unknown prediction type");
-}
 
 torch::Tensor DDIMScheduler::take_step(const torch::Tensor& model_output, std::int64_t step_index,
                                        const torch::Tensor& sample, const StepOptions& options) {
@@ -77,10 +51,14 @@ torch::Tensor DDIMScheduler::take_step(const torch::Tensor& model_output, std::i
   const auto beta_prod = 1 - alpha_prod;
   const auto beta_prod_prev = 1 - alpha_prod_prev;
 
-  auto [original_sample, epsilon] = predict(model_output, sample, alpha_prod, beta_prod);
-  original_sample = clip_sample(original_sample, options_.clipping);
+  const auto alpha = alpha_prod.pow(0.5);
+  const auto sigma = beta_prod.pow(0.5);
+  const auto original_sample = clip_sample(
+      predict_original_sample(options_.prediction_type, model_output, sample, alpha, sigma), options_.clipping);
   // Clipping leaves the noise as it was predicted, unless asked otherwise, as GLIDE does (arXiv 2112.10741).
-  if (options.use_clipped_model_output) epsilon = (sample - alpha_prod.pow(0.5) * original_sample) / beta_prod.pow(0.5);
+  const auto epsilon = options.use_clipped_model_output
+                           ? (sample - alpha * original_sample) / sigma
+                           : predict_epsilon(options_.prediction_type, model_output, sample, alpha, sigma);
 
   // Eq. 16: sigma_t(eta).
   const auto variance = (beta_prod_prev / beta_prod) * (1 - alpha_prod / alpha_prod_prev);

@@ -17,14 +17,19 @@ double cosine_alpha_bar(double time) {
   return root * root;
 }
 
-torch::Tensor cosine_betas(std::int64_t count) {
+/// The one of diffusers' "exp", which cites no paper.
+double exp_alpha_bar(double time) {
+  return std::exp(time * -12.0);
+}
+
+torch::Tensor betas_for_alpha_bar(std::int64_t count, double (*alpha_bar)(double time)) {
   constexpr double kMaxBeta = 0.999;  // the last ones would be 1, a singularity
   const auto steps = static_cast<double>(count);
   std::vector<double> betas;
   betas.reserve(static_cast<std::size_t>(count));
   for (std::int64_t i = 0; i < count; ++i) {
-    const double before = cosine_alpha_bar(static_cast<double>(i) / steps);
-    const double after = cosine_alpha_bar(static_cast<double>(i + 1) / steps);
+    const double before = alpha_bar(static_cast<double>(i) / steps);
+    const double after = alpha_bar(static_cast<double>(i + 1) / steps);
     betas.push_back(std::min(1 - after / before, kMaxBeta));
   }
   return torch::tensor(betas, torch::kFloat64).to(torch::kFloat32);
@@ -32,16 +37,18 @@ torch::Tensor cosine_betas(std::int64_t count) {
 
 }  // namespace
 
-NoiseScheduleOptions read_noise_schedule(const ConfigReader& config, const NoiseScheduleOptions& defaults) {
+NoiseScheduleOptions read_noise_schedule(const ConfigReader& config, const NoiseScheduleOptions& defaults,
+                                         const std::vector<NamedBetaSchedule>& further) {
   NoiseScheduleOptions options;
   options.num_train_timesteps =
       config.integer("num_train_timesteps", defaults.num_train_timesteps, 1, kMostTrainTimesteps);
   options.beta_start = config.number("beta_start", defaults.beta_start, 0.0, 1.0);
   options.beta_end = config.number("beta_end", defaults.beta_end, 0.0, 1.0);
-  options.beta_schedule = config.choice("beta_schedule", defaults.beta_schedule,
-                                        {{"linear", BetaSchedule::kLinear},
-                                         {"scaled_linear", BetaSchedule::kScaledLinear},
-                                         {"squaredcos_cap_v2", BetaSchedule::kSquaredcosCapV2}});
+  std::vector<NamedBetaSchedule> schedules{{"linear", BetaSchedule::kLinear},
+                                           {"scaled_linear", BetaSchedule::kScaledLinear},
+                                           {"squaredcos_cap_v2", BetaSchedule::kSquaredcosCapV2}};
+  schedules.insert(schedules.end(), further.begin(), further.end());
+  options.beta_schedule = config.choice("beta_schedule", defaults.beta_schedule, schedules);
   options.trained_betas = config.numbers("trained_betas", 0.0, 1.0);
   const auto trained = static_cast<std::int64_t>(options.trained_betas.size());
   check_data(trained == 0 || trained >= options.num_train_timesteps,
@@ -61,7 +68,13 @@ torch::Tensor make_betas(const NoiseScheduleOptions& options) {
                              options.num_train_timesteps, torch::kFloat32)
           .pow(2);
     case BetaSchedule::kSquaredcosCapV2:
-      return cosine_betas(options.num_train_timesteps);
+      return betas_for_alpha_bar(options.num_train_timesteps, cosine_alpha_bar);
+    case BetaSchedule::kExp:
+      return betas_for_alpha_bar(options.num_train_timesteps, exp_alpha_bar);
+    case BetaSchedule::kSigmoid:
+      return torch::linspace(-6, 6, options.num_train_timesteps, torch::kFloat32).sigmoid() *
+                 (options.beta_end - options.beta_start) +
+             options.beta_start;
   }
   throw std::invalid_argument("unknown beta schedule");
 }
@@ -85,8 +98,8 @@ torch::Tensor make_alphas_cumprod(const NoiseScheduleOptions& options) {
   return torch::cumprod(1.0 - betas, 0);
 }
 
-torch::Tensor add_noise(const torch::Tensor& alphas_cumprod, const torch::Tensor& original_samples,
-                        const torch::Tensor& noise, const torch::Tensor& timesteps) {
+void check_noising(const torch::Tensor& original_samples, const torch::Tensor& noise, const torch::Tensor& timesteps,
+                   torch::ScalarType timesteps_dtype) {
   check_argument(original_samples.defined() && noise.defined() && timesteps.defined(),
                  "samples, noise and timesteps must each hold a tensor");
   check_argument(original_samples.dim() > 0 && original_samples.is_floating_point(),
@@ -97,20 +110,29 @@ torch::Tensor add_noise(const torch::Tensor& alphas_cumprod, const torch::Tensor
                  c10::str(original_samples.sizes(), " ", original_samples.dtype(), " ", original_samples.device()),
                  c10::str(noise.sizes(), " ", noise.dtype(), " ", noise.device()));
   const auto batch = original_samples.size(0);
-  check_argument(timesteps.dim() == 1 && timesteps.scalar_type() == torch::kInt64 &&
+  check_argument(timesteps.dim() == 1 && timesteps.scalar_type() == timesteps_dtype &&
                      (timesteps.size(0) == batch || timesteps.size(0) == 1),
-                 "timesteps must be int64 [{}] or [1], not {}", batch,
-                 c10::str(timesteps.dtype(), " ", timesteps.sizes()));
+                 "timesteps must be {} [{}] or [1], not {}", timesteps_dtype == torch::kInt64 ? "int64" : "float32",
+                 batch, c10::str(timesteps.dtype(), " ", timesteps.sizes()));
+}
+
+torch::Tensor broadcast_levels(const torch::Tensor& levels, const torch::Tensor& samples) {
+  std::vector<std::int64_t> sizes(static_cast<std::size_t>(samples.dim()), 1);
+  sizes[0] = -1;
+  return levels.view(sizes).to(samples.device());
+}
+
+torch::Tensor add_noise(const torch::Tensor& alphas_cumprod, const torch::Tensor& original_samples,
+                        const torch::Tensor& noise, const torch::Tensor& timesteps) {
+  check_noising(original_samples, noise, timesteps, torch::kInt64);
   const auto levels = timesteps.cpu();
   check_argument(levels.ge(0).logical_and(levels.lt(alphas_cumprod.size(0))).all().item<bool>(),
                  "timesteps must be from 0 to {}", alphas_cumprod.size(0) - 1);
 
   // Rounded to the samples' dtype before the roots, as diffusers does: half types need it to agree.
-  std::vector<std::int64_t> broadcast(static_cast<std::size_t>(original_samples.dim()), 1);
-  broadcast[0] = -1;
-  const auto alpha_prod = alphas_cumprod.to(original_samples.scalar_type()).index_select(0, levels).view(broadcast);
-  const auto device = original_samples.device();
-  return alpha_prod.pow(0.5).to(device) * original_samples + (1 - alpha_prod).pow(0.5).to(device) * noise;
+  const auto alpha_prod = alphas_cumprod.to(original_samples.scalar_type()).index_select(0, levels);
+  return broadcast_levels(alpha_prod.pow(0.5), original_samples) * original_samples +
+         broadcast_levels((1 - alpha_prod).pow(0.5), original_samples) * noise;
 }
 
 }  // namespace deepcache

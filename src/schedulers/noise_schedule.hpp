@@ -3,13 +3,15 @@
 #include <torch/types.h>
 
 #include <cstdint>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "schedulers/config_reader.hpp"
 
 namespace deepcache {
 
-enum class BetaSchedule { kLinear, kScaledLinear, kSquaredcosCapV2 };
+enum class BetaSchedule { kLinear, kScaledLinear, kSquaredcosCapV2, kSigmoid, kExp };
 
 /// The noise process that a model was trained on. Defaults are those that most scheduler classes of diffusers share.
 struct NoiseScheduleOptions {
@@ -21,9 +23,15 @@ struct NoiseScheduleOptions {
   bool rescale_betas_zero_snr = false;  ///< read by the classes that have it
 };
 
+/// A value of `beta_schedule`, such as {"exp", BetaSchedule::kExp}.
+using NamedBetaSchedule = std::pair<std::string_view, BetaSchedule>;
+
 /// Reads all but `rescale_betas_zero_snr`, which not every class of diffusers has.
+/// @param further  the schedules that this class has beside those that all have: linear, scaled_linear and
+///                 squaredcos_cap_v2
 /// @throws std::runtime_error for a value that isn't supported, or if there are fewer trained betas than timesteps.
-NoiseScheduleOptions read_noise_schedule(const ConfigReader& config, const NoiseScheduleOptions& defaults = {});
+NoiseScheduleOptions read_noise_schedule(const ConfigReader& config, const NoiseScheduleOptions& defaults = {},
+                                         const std::vector<NamedBetaSchedule>& further = {});
 
 /// Variance of the noise that each training timestep adds: float32 [num_train_timesteps] on the CPU, or as many as
 /// there are trained betas.
@@ -34,6 +42,14 @@ torch::Tensor rescale_zero_terminal_snr(const torch::Tensor& betas);
 
 /// alpha_bar_t, the share of the image's variance that is left at each timestep: float32, of the length of the betas.
 torch::Tensor make_alphas_cumprod(const NoiseScheduleOptions& options);
+
+/// Checks what `Scheduler::add_noise` is given, `timesteps` to be of `timesteps_dtype`.
+/// @throws std::invalid_argument if the tensors don't fit each other.
+void check_noising(const torch::Tensor& original_samples, const torch::Tensor& noise, const torch::Tensor& timesteps,
+                   torch::ScalarType timesteps_dtype);
+
+/// `levels`, [B] or [1], with the dimensions of `samples`, [B, ...], on their device.
+torch::Tensor broadcast_levels(const torch::Tensor& levels, const torch::Tensor& samples);
 
 /// Original samples noised to the levels of `timesteps`, int64 [B] or [1] (arXiv 2006.11239, eq. 4).
 /// @throws std::invalid_argument if the tensors don't fit each other, or for a timestep outside `alphas_cumprod`.

@@ -33,7 +33,7 @@ class PNDMScheduler final : public SchedulerBase {
   std::string name() const override { return "PNDMScheduler"; }
 
  protected:
-  torch::Tensor make_timesteps(std::int64_t num_inference_steps) const override;
+  Schedule make_schedule(std::int64_t num_inference_steps) const override;
   void begin_run(std::int64_t step_index) override;
   torch::Tensor take_step(const torch::Tensor& model_output, std::int64_t step_index, const torch::Tensor& sample,
                           const StepOptions& options) override;
@@ -60,14 +60,14 @@ class PNDMScheduler final : public SchedulerBase {
   History history_;
 };
 
-torch::Tensor PNDMScheduler::make_timesteps(std::int64_t num_inference_steps) const {
+Schedule PNDMScheduler::make_schedule(std::int64_t num_inference_steps) const {
   const auto spaced =
       space_timesteps(options_.timestep_spacing, num_train_timesteps(), num_inference_steps, options_.steps_offset);
   auto calls = spaced;
   if (options_.skip_prk_steps) {
     // The first step is taken twice: once to look ahead, then with the mean of both outputs.
     if (calls.size() > 1) calls.insert(calls.begin() + 1, calls[1]);
-    return torch::tensor(calls, torch::kInt64);
+    return {.timesteps = torch::tensor(calls, torch::kInt64)};
   }
   check_argument(spaced.size() >= kOrder,
                  "PNDMScheduler needs at least {} inference steps for its Runge-Kutta steps, not {}; fewer need "
@@ -80,7 +80,7 @@ torch::Tensor PNDMScheduler::make_timesteps(std::int64_t num_inference_steps) co
     calls.insert(calls.end(), {spaced[i], middle, middle, spaced[i + 1]});
   }
   calls.insert(calls.end(), spaced.begin() + kOrder - 1, spaced.end());
-  return torch::tensor(calls, torch::kInt64);
+  return {.timesteps = torch::tensor(calls, torch::kInt64)};
 }
 
 void PNDMScheduler::begin_run(std::int64_t step_index) {
@@ -168,9 +168,8 @@ torch::Tensor PNDMScheduler::get_prev_sample(const torch::Tensor& sample, std::i
   const auto beta_prod_prev = 1 - alpha_prod_prev;
 
   // Velocities become noise only here, after they were averaged (arXiv 2202.00512, appendix D).
-  const auto epsilon = options_.prediction_type == PredictionType::kVPrediction
-                           ? alpha_prod.pow(0.5) * model_output + beta_prod.pow(0.5) * sample
-                           : model_output;
+  const auto epsilon =
+      predict_epsilon(options_.prediction_type, model_output, sample, alpha_prod.pow(0.5), beta_prod.pow(0.5));
   const auto sample_coeff = (alpha_prod_prev / alpha_prod).pow(0.5);
   const auto denominator = alpha_prod * beta_prod_prev.pow(0.5) + (alpha_prod * beta_prod * alpha_prod_prev).pow(0.5);
   return sample_coeff * sample - (alpha_prod_prev - alpha_prod) * epsilon / denominator;

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <cstdint>
+#include <torch/types.h>
 
 #include "schedulers/config_reader.hpp"
 
@@ -10,11 +10,16 @@ namespace deepcache {
 enum class PredictionType { kEpsilon, kSample, kVPrediction };
 
 /// For the classes of diffusers that know all three.
-inline PredictionType read_prediction_type(const ConfigReader& config) {
-  return config.choice("prediction_type", PredictionType::kEpsilon,
-                       {{"epsilon", PredictionType::kEpsilon},
-                        {"sample", PredictionType::kSample},
-                        {"v_prediction", PredictionType::kVPrediction}});
-}
+PredictionType read_prediction_type(const ConfigReader& config);
+
+/// x_0 from the model's output for x_t = alpha_t x_0 + sigma_t epsilon, where alpha_t and sigma_t have no dimensions:
+/// sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t) in DDPM's notation.
+torch::Tensor predict_original_sample(PredictionType type, const torch::Tensor& model_output,
+                                      const torch::Tensor& sample, const torch::Tensor& alpha_t,
+                                      const torch::Tensor& sigma_t);
+
+/// The same for epsilon.
+torch::Tensor predict_epsilon(PredictionType type, const torch::Tensor& model_output, const torch::Tensor& sample,
+                              const torch::Tensor& alpha_t, const torch::Tensor& sigma_t);
 
 }  // namespace deepcache

@@ -13,5 +13,15 @@ namespace deepcache {
 std::unique_ptr<Scheduler> make_ddim(const ConfigReader& config);
 std::unique_ptr<Scheduler> make_pndm(const ConfigReader& config);
 std::unique_ptr<Scheduler> make_plms(const ConfigReader& config);
+std::unique_ptr<Scheduler> make_euler_discrete(const ConfigReader& config);
+std::unique_ptr<Scheduler> make_euler_ancestral_discrete(const ConfigReader& config);
+std::unique_ptr<Scheduler> make_heun_discrete(const ConfigReader& config);
+std::unique_ptr<Scheduler> make_ddpm(const ConfigReader& config);
+std::unique_ptr<Scheduler> make_lcm(const ConfigReader& config);
+std::unique_ptr<Scheduler> make_dpmsolver_multistep(const ConfigReader& config);
+std::unique_ptr<Scheduler> make_dpmsolver_multistep_karras(const ConfigReader& config);
+std::unique_ptr<Scheduler> make_dpmsolver_multistep_sde(const ConfigReader& config);
+std::unique_ptr<Scheduler> make_dpmsolver_multistep_sde_karras(const ConfigReader& config);
+std::unique_ptr<Scheduler> make_unipc_multistep(const ConfigReader& config);
 
 }  // namespace deepcache

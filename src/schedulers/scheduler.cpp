@@ -20,8 +20,25 @@ struct SchedulerClass {
 constexpr std::array kClasses{
     SchedulerClass{"DDIMScheduler", make_ddim},
     SchedulerClass{"PNDMScheduler", make_pndm},
+    SchedulerClass{"DDPMScheduler", make_ddpm},
+    SchedulerClass{"LCMScheduler", make_lcm},
+    SchedulerClass{"DPMSolverMultistepScheduler", make_dpmsolver_multistep},
+    SchedulerClass{"UniPCMultistepScheduler", make_unipc_multistep},
+    SchedulerClass{"EulerDiscreteScheduler", make_euler_discrete},
+    SchedulerClass{"EulerAncestralDiscreteScheduler", make_euler_ancestral_discrete},
+    SchedulerClass{"HeunDiscreteScheduler", make_heun_discrete},
     SchedulerClass{"ddim", make_ddim},
     SchedulerClass{"plms", make_plms},
+    SchedulerClass{"ddpm", make_ddpm},
+    SchedulerClass{"lcm", make_lcm},
+    SchedulerClass{"dpm++_2m", make_dpmsolver_multistep},
+    SchedulerClass{"dpm++_2m_karras", make_dpmsolver_multistep_karras},
+    SchedulerClass{"dpm++_2m_sde", make_dpmsolver_multistep_sde},
+    SchedulerClass{"dpm++_2m_sde_karras", make_dpmsolver_multistep_sde_karras},
+    SchedulerClass{"unipc", make_unipc_multistep},
+    SchedulerClass{"euler", make_euler_discrete},
+    SchedulerClass{"euler_a", make_euler_ancestral_discrete},
+    SchedulerClass{"heun", make_heun_discrete},
 };
 
 const SchedulerClass* find_class(std::string_view name) {
@@ -33,6 +50,28 @@ std::string known_names() {
   std::string names;
   for (const auto& entry : kClasses) names += fmt::format("{}{}", names.empty() ? "" : ", ", entry.name);
   return names;
+}
+
+/// The text with the names quoted that Python's json module writes for numbers that JSON doesn't have: a saved
+/// DPMSolverMultistepScheduler holds a -Infinity.
+std::string quote_non_finite(std::string_view json) {
+  std::string quoted;
+  quoted.reserve(json.size());
+  bool in_text = false;
+  for (std::size_t i = 0; i < json.size(); ++i) {
+    if (json[i] == '"') in_text = !in_text;
+    std::string_view name;
+    for (const std::string_view known : {"-Infinity", "Infinity", "NaN"})
+      if (name.empty() && !in_text && json.substr(i).starts_with(known)) name = known;
+    if (!name.empty()) {
+      quoted += fmt::format("\"{}\"", name);
+      i += name.size() - 1;
+      continue;
+    }
+    quoted += json[i];
+    if (in_text && json[i] == '\\' && i + 1 < json.size()) quoted += json[++i];
+  }
+  return quoted;
 }
 
 /// The class that the caller names, or else the file.
@@ -63,7 +102,7 @@ std::unique_ptr<Scheduler> Scheduler::from_config(const std::filesystem::path& f
 std::unique_ptr<Scheduler> Scheduler::from_json(std::string_view json, std::string_view class_name) {
   nlohmann::json config;
   try {
-    config = nlohmann::json::parse(json);
+    config = nlohmann::json::parse(quote_non_finite(json));
   } catch (const nlohmann::json::exception& error) {
     throw std::runtime_error(fmt::format("the scheduler's configuration isn't valid JSON: {}", error.what()));
   }

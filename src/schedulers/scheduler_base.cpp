@@ -1,5 +1,7 @@
 #include "schedulers/scheduler_base.hpp"
 
+#include <utility>
+
 #include "error.hpp"
 
 namespace deepcache {
@@ -13,7 +15,9 @@ void SchedulerBase::set_timesteps(std::int64_t num_inference_steps) {
   check_argument(num_inference_steps >= 1 && num_inference_steps <= num_train_timesteps_,
                  "the number of inference steps must be from 1 to the {} training timesteps, not {}",
                  num_train_timesteps_, num_inference_steps);
-  timesteps_ = make_timesteps(num_inference_steps);
+  auto schedule = make_schedule(num_inference_steps);
+  timesteps_ = std::move(schedule.timesteps);
+  sigmas_ = std::move(schedule.sigmas);
   num_inference_steps_ = num_inference_steps;
   running_ = false;
 }
@@ -56,11 +60,30 @@ void SchedulerBase::check_step(const torch::Tensor& model_output, std::int64_t s
   check_argument(options.eta >= 0.0 && options.eta <= 1.0, "eta must be from 0 to 1, not {}", options.eta);
   check_argument(has_ddim_options() || (options.eta == 0.0 && !options.use_clipped_model_output),
                  "{} has neither eta nor use_clipped_model_output", name());
+  const StepOptions defaults;
+  check_argument(has_churn_options() || (options.s_churn == defaults.s_churn && options.s_tmin == defaults.s_tmin &&
+                                         options.s_tmax == defaults.s_tmax && options.s_noise == defaults.s_noise),
+                 "{} has neither s_churn nor s_tmin, s_tmax and s_noise", name());
+  check_argument(options.s_churn >= 0.0 && options.s_tmin >= 0.0 && options.s_tmax >= 0.0 && options.s_noise >= 0.0,
+                 "s_churn, s_tmin, s_tmax and s_noise must be at least 0, not {}, {}, {} and {}", options.s_churn,
+                 options.s_tmin, options.s_tmax, options.s_noise);
 }
 
 torch::Tensor SchedulerBase::add_noise(const torch::Tensor& original_samples, const torch::Tensor& noise,
                                        const torch::Tensor& timesteps) const {
   return deepcache::add_noise(alphas_cumprod_, original_samples, noise, timesteps);
+}
+
+torch::Tensor SchedulerBase::indices_for_timesteps(const torch::Tensor& timesteps) const {
+  const auto levels = timesteps.cpu();
+  std::vector<std::int64_t> indices;
+  for (std::int64_t i = 0; i < levels.size(0); ++i) {
+    const auto matches = timesteps_.eq(levels[i]).nonzero().flatten();
+    check_argument(matches.size(0) > 0, "timestep {} isn't among the run's {}, as {} needs it",
+                   levels[i].item<double>(), timesteps_.size(0), name());
+    indices.push_back(matches[matches.size(0) > 1 ? 1 : 0].item<std::int64_t>());
+  }
+  return torch::tensor(indices, torch::kInt64);
 }
 
 std::int64_t SchedulerBase::timestep_at(std::int64_t step_index) const {

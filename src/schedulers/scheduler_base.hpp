@@ -10,6 +10,13 @@
 
 namespace deepcache {
 
+/// What a run goes through.
+struct Schedule {
+  torch::Tensor timesteps;    ///< one for each call of the UNet, as `Scheduler::timesteps` documents them
+  torch::Tensor sigmas = {};  ///< one for each call, and where the last one leads: float32 on the CPU; undefined in
+                              ///< schedulers without
+};
+
 /// What every scheduler does alike: the noise schedule, the checks, and the order of the calls in a run. A scheduler
 /// adds its timesteps, its formula, and the history that the formula needs.
 class SchedulerBase : public Scheduler {
@@ -24,8 +31,11 @@ class SchedulerBase : public Scheduler {
  protected:
   explicit SchedulerBase(const NoiseScheduleOptions& noise_schedule);
 
-  /// `timesteps()` of a run. May throw std::invalid_argument; mustn't change the scheduler.
-  virtual torch::Tensor make_timesteps(std::int64_t num_inference_steps) const = 0;
+  /// The schedule of a run. May throw std::invalid_argument; mustn't change the scheduler.
+  virtual Schedule make_schedule(std::int64_t num_inference_steps) const = 0;
+
+  /// Whether `step` takes Euler's options, s_churn and what goes with it.
+  virtual bool has_churn_options() const { return false; }
 
   /// Forgets the history of earlier runs: a run begins at `step_index`. May throw std::invalid_argument, before
   /// anything is forgotten.
@@ -40,6 +50,13 @@ class SchedulerBase : public Scheduler {
   /// The whole timestep of a step. Only for schedulers whose timesteps are int64.
   std::int64_t timestep_at(std::int64_t step_index) const;
 
+  /// The run's sigmas; undefined in schedulers without.
+  const torch::Tensor& sigmas() const { return sigmas_; }
+
+  /// For `timesteps` [N], the indices in the run that have them, int64 [N]: the second where a timestep repeats.
+  /// @throws std::invalid_argument for a timestep that isn't in the run.
+  torch::Tensor indices_for_timesteps(const torch::Tensor& timesteps) const;
+
   /// Training timesteps from one inference step to the next, by integer division whatever the spacing.
   std::int64_t timestep_stride() const { return num_train_timesteps_ / num_inference_steps_; }
 
@@ -50,6 +67,7 @@ class SchedulerBase : public Scheduler {
   void check_step(const torch::Tensor& model_output, std::int64_t step_index, const torch::Tensor& sample,
                   const StepOptions& options) const;
 
+  torch::Tensor sigmas_;
   std::int64_t num_train_timesteps_;
   std::int64_t num_inference_steps_ = 0;
   bool running_ = false;              ///< whether the run has made a step

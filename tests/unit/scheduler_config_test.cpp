@@ -32,6 +32,13 @@ TEST(SchedulerConfig, ChoosesTheClass) {
       {kDdim, "DDIMScheduler", "DDIMScheduler", 10},
       {R"({"_class_name": "EulerDiscreteScheduler", "interpolation_type": "linear"})", "ddim", "DDIMScheduler", 10},
       {"{}", "plms", "PNDMScheduler", 11},
+      {"{}", "ddpm", "DDPMScheduler", 10},
+      {"{}", "lcm", "LCMScheduler", 10},
+      {kDdim, "dpm++_2m", "DPMSolverMultistepScheduler", 10},
+      {kPlms, "dpm++_2m_karras", "DPMSolverMultistepScheduler", 10},
+      {"{}", "dpm++_2m_sde", "DPMSolverMultistepScheduler", 10},
+      {"{}", "dpm++_2m_sde_karras", "DPMSolverMultistepScheduler", 10},
+      {kPlms, "unipc", "UniPCMultistepScheduler", 10},
   };
   for (const auto& test : cases) {
     SCOPED_TRACE(std::string(test.json) + " as " + test.class_name);
@@ -45,7 +52,7 @@ TEST(SchedulerConfig, ChoosesTheClass) {
 }
 
 TEST(SchedulerConfig, RefusesUnknownClasses) {
-  const auto known = "DDIMScheduler, PNDMScheduler, ddim, plms";
+  const auto known = "DDIMScheduler, PNDMScheduler, ";
   expect_error<std::invalid_argument>([] { Scheduler::from_json(kDdim, "DDIM"); }, {"\"DDIM\"", known});
   expect_error<std::runtime_error>([] { Scheduler::from_json(R"({"_class_name": "NoScheduler"})"); },
                                    {"NoScheduler", known});
@@ -99,6 +106,25 @@ TEST(SchedulerConfig, RefusesUnsupportedValues) {
       {"plms", R"("set_alpha_to_one": 1)", {"set_alpha_to_one", "is 1;"}},
       {"plms", R"("timestep_spacing": "log")", {"timestep_spacing"}},
       {"plms", R"("steps_offset": 0.5)", {"steps_offset", "0.5"}},
+      {"plms", R"("beta_end": -Infinity)", {"beta_end", "-Infinity", "a number from 0 to 1"}},
+      {"ddpm", R"("beta_schedule": "cosine")", {"beta_schedule", R"("squaredcos_cap_v2", "sigmoid")"}},
+      {"ddpm",
+       R"("variance_type": "learned")",
+       {"variance_type", "\"learned\"", R"("fixed_small_log", "fixed_large")"}},
+      {"ddpm", R"("variance_type": "learned_range")", {"variance_type", "\"learned_range\""}},
+      {"ddpm", R"("variance_type": "fixed_large_log")", {"variance_type", "\"fixed_large_log\""}},
+      {"ddpm", R"("clip_sample": 1)", {"clip_sample", "is 1;"}},
+      {"ddpm", R"("prediction_type": "flow")", {"prediction_type"}},
+      {"ddpm", R"("timestep_spacing": "log")", {"timestep_spacing"}},
+      {"ddpm", R"("steps_offset": -1)", {"steps_offset"}},
+      {"ddpm", R"("rescale_betas_zero_snr": 0)", {"rescale_betas_zero_snr"}},
+      {"lcm", R"("original_inference_steps": 0)", {"original_inference_steps", "is 0;"}},
+      {"lcm", R"("original_inference_steps": 1001)", {"original_inference_steps", "is 1001;", "the 1000"}},
+      {"lcm", R"("timestep_scaling": -1)", {"timestep_scaling", "-1", "at least 0"}},
+      {"lcm", R"("beta_schedule": "sigmoid")", {"beta_schedule"}},
+      {"lcm", R"("thresholding": 1)", {"thresholding"}},
+      {"lcm", R"("prediction_type": null)", {"prediction_type"}},
+      {"lcm", R"("rescale_betas_zero_snr": 0)", {"rescale_betas_zero_snr"}},
   };
   for (const auto& test : cases) {
     SCOPED_TRACE(test.setting);
@@ -112,12 +138,19 @@ TEST(SchedulerConfig, IgnoresWhatTheClassDoesNotHave) {
   EXPECT_NO_THROW(Scheduler::from_json(R"({"clip_sample": "?", "thresholding": 3})", "plms"));
 }
 
+/// Python's json module writes them, and diffusers saves a lambda_min_clipped of -Infinity.
+TEST(SchedulerConfig, ReadsNumbersThatJsonDoesNotHave) {
+  EXPECT_NO_THROW(Scheduler::from_json(R"({"a": [-Infinity, Infinity,NaN], "b\\": NaN, "c": "\" NaN"})", "ddim"));
+  expect_error<std::runtime_error>([] { Scheduler::from_json(R"({"a": Nan})", "ddim"); }, {"JSON"});
+  expect_error<std::runtime_error>([] { Scheduler::from_json(R"({"_class_name": "NaN\\"})"); }, {R"("NaN\\")"});
+}
+
 TEST(SchedulerConfig, ReadsFilesAndNamesThemInErrors) {
   const auto file = std::filesystem::path(testing::TempDir()) / "scheduler_config.json";
   write_file(file, kPlms);
   EXPECT_EQ(Scheduler::from_config(file)->name(), "PNDMScheduler");
   EXPECT_EQ(Scheduler::from_config(file, "ddim")->name(), "DDIMScheduler");
-  expect_error<std::invalid_argument>([&] { Scheduler::from_config(file, "euler"); }, {"euler"});
+  expect_error<std::invalid_argument>([&] { Scheduler::from_config(file, "no_such"); }, {"no_such"});
   write_file(file, R"({"_class_name": "DDIMScheduler", "beta_end": null})");
   expect_error<std::runtime_error>([&] { Scheduler::from_config(file); }, {"scheduler_config.json", "beta_end"});
   write_file(file, "{");

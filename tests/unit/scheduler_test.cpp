@@ -17,6 +17,23 @@ namespace {
 constexpr const char* kPlms = R"({"_class_name": "PNDMScheduler", "skip_prk_steps": true, "steps_offset": 1})";
 constexpr const char* kPrk = R"({"_class_name": "PNDMScheduler"})";
 constexpr const char* kDdim = R"({"_class_name": "DDIMScheduler"})";
+constexpr const char* kDdpm = R"({"_class_name": "DDPMScheduler"})";
+constexpr const char* kLcm = R"({"_class_name": "LCMScheduler"})";
+constexpr const char* kEuler = R"({"_class_name": "EulerDiscreteScheduler"})";
+constexpr const char* kEulerA = R"({"_class_name": "EulerAncestralDiscreteScheduler"})";
+constexpr const char* kHeun = R"({"_class_name": "HeunDiscreteScheduler"})";
+constexpr const char* kDpm = R"({"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3})";
+constexpr const char* kDpmSde =
+    R"({"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++"})";
+constexpr const char* kUniPc = R"({"_class_name": "UniPCMultistepScheduler", "solver_order": 3})";
+
+/// What holds for every class is tested with each of these.
+constexpr const char* kConfigs[] = {
+    kDdim, kPlms, kPrk, kDdpm, kLcm, kEuler, kEulerA, kHeun, kDpm, kDpmSde, kUniPc,
+};
+
+/// Those that draw noise at all their steps, or all but the last.
+constexpr const char* kStochastic[] = {kDdpm, kLcm, kEulerA, kDpmSde};
 
 torch::Tensor make_sample(std::uint64_t seed = 0) {
   return NoiseGenerator({seed}).randn({2, 3, 4, 4}, torch::kFloat32);
@@ -29,8 +46,10 @@ std::vector<std::int64_t> timesteps_of(const char* config, std::int64_t steps) {
   return {timesteps.data_ptr<std::int64_t>(), timesteps.data_ptr<std::int64_t>() + timesteps.numel()};
 }
 
-/// The samples after each step from `first` on, of a model that halves its input.
-std::vector<torch::Tensor> run(Scheduler& scheduler, std::int64_t first = 0, const StepOptions& options = {}) {
+/// The samples after each step from `first` on, of a model that halves its input. Each run has the same noise.
+std::vector<torch::Tensor> run(Scheduler& scheduler, std::int64_t first = 0, StepOptions options = {}) {
+  NoiseGenerator noise({1});
+  options.noise = &noise;
   std::vector<torch::Tensor> samples{make_sample()};
   for (auto i = first; i < scheduler.timesteps().size(0); ++i)
     samples.push_back(scheduler.step(samples.back() / 2, i, samples.back(), options));
@@ -49,6 +68,7 @@ TEST(SchedulerTimesteps, Calls) {
   EXPECT_EQ(timesteps_of(kPlms, 4), (std::vector<std::int64_t>{751, 501, 501, 251, 1}));
   EXPECT_EQ(timesteps_of(kPrk, 5),
             (std::vector<std::int64_t>{800, 700, 700, 600, 600, 500, 500, 400, 400, 300, 300, 200, 200, 0}));
+  EXPECT_EQ(timesteps_of(kLcm, 4), (std::vector<std::int64_t>{999, 759, 499, 259}));
   for (const std::int64_t steps : {1, 61, 1000}) {
     EXPECT_EQ(timesteps_of(R"({"_class_name": "DDIMScheduler", "timestep_spacing": "trailing"})", steps).size(),
               static_cast<std::size_t>(steps));
@@ -56,10 +76,10 @@ TEST(SchedulerTimesteps, Calls) {
 }
 
 TEST(SchedulerTimesteps, RefusesNumbersOutOfRange) {
-  for (const auto* config : {kDdim, kPlms, kPrk}) {
+  for (const auto* config : kConfigs) {
+    SCOPED_TRACE(config);
     const auto scheduler = Scheduler::from_json(config);
     EXPECT_EQ(scheduler->timesteps().size(0), 0);
-    EXPECT_EQ(scheduler->timesteps().scalar_type(), torch::kInt64);
     for (const std::int64_t steps : {-1, 0, 1001})
       expect_error<std::invalid_argument>([&] { scheduler->set_timesteps(steps); },
                                           {"from 1 to the 1000", "not " + std::to_string(steps)});
@@ -68,6 +88,9 @@ TEST(SchedulerTimesteps, RefusesNumbersOutOfRange) {
   const auto offset = Scheduler::from_json(kPlms);
   offset->set_timesteps(999);
   expect_error<std::invalid_argument>([&] { offset->set_timesteps(1000); }, {"steps_offset of 1", "999"});
+  const auto lcm = Scheduler::from_json(kLcm);
+  lcm->set_timesteps(50);
+  expect_error<std::invalid_argument>([&] { lcm->set_timesteps(51); }, {"51", "original_inference_steps, 50"});
   const auto prk = Scheduler::from_json(kPrk);
   expect_error<std::invalid_argument>([&] { prk->set_timesteps(3); }, {"at least 4", "not 3", "skip_prk_steps"});
 }
@@ -95,7 +118,8 @@ TEST(SchedulerStep, RefusesIndicesOutOfOrder) {
 
 TEST(SchedulerStep, RefusesTensorsThatDoNotFit) {
   const auto sample = make_sample();
-  for (const auto* config : {kDdim, kPlms, kPrk}) {
+  for (const auto* config : kConfigs) {
+    SCOPED_TRACE(config);
     const auto scheduler = Scheduler::from_json(config);
     scheduler->set_timesteps(4);
     const auto refuse = [&](const torch::Tensor& output, const torch::Tensor& input, const std::string& part) {
@@ -108,11 +132,15 @@ TEST(SchedulerStep, RefusesTensorsThatDoNotFit) {
     refuse(sample[0][0][0][0], sample[0][0][0][0], "batch");
     refuse(torch::Tensor(), sample, "tensor");
     refuse(sample, torch::Tensor(), "tensor");
-    scheduler->step(sample, 0, sample);
+    NoiseGenerator noise({0});
+    const auto step = [&](std::int64_t index, const torch::Tensor& input) {
+      scheduler->step(input, index, input, {.noise = &noise});
+    };
+    step(0, sample);
     const auto other = sample.slice(0, 0, 1);
-    expect_error<std::invalid_argument>([&] { scheduler->step(other, 1, other); }, {"[2, 3, 4, 4]", "[1, 3, 4, 4]"});
-    EXPECT_NO_THROW(scheduler->step(other, 0, other));
-    EXPECT_NO_THROW(scheduler->step(other, 1, other));
+    expect_error<std::invalid_argument>([&] { step(1, other); }, {"[2, 3, 4, 4]", "[1, 3, 4, 4]"});
+    EXPECT_NO_THROW(step(0, other));
+    EXPECT_NO_THROW(step(1, other));
   }
 }
 
@@ -140,7 +168,8 @@ TEST(SchedulerStep, RefusesOptionsItCannotFollow) {
 }
 
 TEST(SchedulerStep, RepeatedRunsEqualFreshOnes) {
-  for (const auto* config : {kDdim, kPlms, kPrk}) {
+  for (const auto* config : kConfigs) {
+    SCOPED_TRACE(config);
     const auto fresh = Scheduler::from_json(config);
     fresh->set_timesteps(6);
     const auto expected = run(*fresh);
@@ -152,40 +181,46 @@ TEST(SchedulerStep, RepeatedRunsEqualFreshOnes) {
     expect_same(run(*scheduler), expected);
     expect_same(run(*scheduler), expected);
     // A run left after three steps, then begun anew.
-    for (std::int64_t i = 0; i < 3; ++i) scheduler->step(make_sample(7), i, make_sample(8));
+    NoiseGenerator noise({9});
+    for (std::int64_t i = 0; i < 3; ++i) scheduler->step(make_sample(7), i, make_sample(8), {.noise = &noise});
     expect_same(run(*scheduler), expected);
   }
 }
 
 TEST(SchedulerStep, GoesOnAfterAnError) {
-  for (const auto* config : {kDdim, kPlms, kPrk}) {
+  for (const auto* config : kConfigs) {
+    SCOPED_TRACE(config);
     const auto fresh = Scheduler::from_json(config);
     fresh->set_timesteps(6);
     const auto expected = run(*fresh);
 
     const auto scheduler = Scheduler::from_json(config);
     scheduler->set_timesteps(6);
+    NoiseGenerator noise({1});
     std::vector<torch::Tensor> samples{make_sample()};
     for (std::int64_t i = 0; i < scheduler->timesteps().size(0); ++i) {
       const auto& sample = samples.back();
       EXPECT_THROW(scheduler->step(sample[0], i, sample), std::invalid_argument);
       EXPECT_THROW(scheduler->step(sample, i + 2, sample, {.eta = 2.0}), std::invalid_argument);
       EXPECT_THROW(scheduler->set_timesteps(0), std::invalid_argument);
-      samples.push_back(scheduler->step(sample / 2, i, sample));
+      samples.push_back(scheduler->step(sample / 2, i, sample, {.noise = &noise}));
     }
     expect_same(samples, expected);
   }
 }
 
 TEST(SchedulerStep, BeginsAtAnyStepAfterSetTimesteps) {
-  for (const auto* config : {kDdim, kPlms}) {
+  for (const auto* config : kConfigs) {
+    if (config == kPrk) continue;  // see below
+    SCOPED_TRACE(config);
     const auto scheduler = Scheduler::from_json(config);
     scheduler->set_timesteps(6);
-    const auto first = run(*scheduler, 3);
-    EXPECT_EQ(first.size(), static_cast<std::size_t>(scheduler->timesteps().size(0)) - 3 + 1);
-    EXPECT_THROW(run(*scheduler, 3), std::invalid_argument);
+    const auto first_index = 3 * scheduler->order();
+    const auto first = run(*scheduler, first_index);
+    EXPECT_EQ(std::ssize(first), scheduler->timesteps().size(0) - first_index + 1);
+    EXPECT_THROW(run(*scheduler, first_index), std::invalid_argument);
     scheduler->set_timesteps(6);
-    expect_same(run(*scheduler, 3), first);
+    expect_same(run(*scheduler, first_index), first);
   }
   const auto prk = Scheduler::from_json(kPrk);
   prk->set_timesteps(6);
@@ -194,17 +229,19 @@ TEST(SchedulerStep, BeginsAtAnyStepAfterSetTimesteps) {
 }
 
 TEST(SchedulerStep, KeepsArgumentsAsTheyAre) {
-  for (const auto* config : {kDdim, kPlms, kPrk}) {
+  for (const auto* config : kConfigs) {
+    SCOPED_TRACE(config);
     const auto scheduler = Scheduler::from_json(config);
     scheduler->set_timesteps(6);
     const auto samples = run(*scheduler);
+    NoiseGenerator noise({1});
     auto sample = make_sample();
     for (std::int64_t i = 0; i < scheduler->timesteps().size(0); ++i) {
       expect_tensor_near(sample, samples[static_cast<std::size_t>(i)], 0.0);
       const auto output = sample / 2;
       const auto sample_before = sample.clone();
       const auto output_before = output.clone();
-      const auto prev_sample = scheduler->step(output, i, sample);
+      const auto prev_sample = scheduler->step(output, i, sample, {.noise = &noise});
       expect_tensor_near(sample, sample_before, 0.0);
       expect_tensor_near(output, output_before, 0.0);
       sample = prev_sample;
@@ -213,13 +250,15 @@ TEST(SchedulerStep, KeepsArgumentsAsTheyAre) {
 }
 
 TEST(SchedulerStep, KeepsTheDtype) {
-  for (const auto* config : {kDdim, kPlms, kPrk}) {
+  for (const auto* config : kConfigs) {
+    SCOPED_TRACE(config);
     for (const auto dtype : {torch::kFloat64, torch::kFloat16, torch::kBFloat16}) {
       const auto scheduler = Scheduler::from_json(config);
       scheduler->set_timesteps(4);
+      NoiseGenerator noise({1});
       auto sample = make_sample().to(dtype);
       for (std::int64_t i = 0; i < scheduler->timesteps().size(0); ++i) {
-        sample = scheduler->step(sample, i, sample);
+        sample = scheduler->step(sample, i, sample, {.noise = &noise});
         EXPECT_EQ(sample.scalar_type(), dtype);
       }
     }
@@ -230,15 +269,42 @@ TEST(SchedulerStep, KeepsTheDtype) {
 /// isn't among these, for LibTorch has no abs for that device.
 TEST(SchedulerStep, ReadsNoValues) {
   NoiseGenerator noise({0});
-  for (const auto* config : {kDdim, kPlms, kPrk}) {
+  for (const auto* config : kConfigs) {
+    SCOPED_TRACE(config);
     const auto scheduler = Scheduler::from_json(config);
-    StepOptions options;
-    if (scheduler->name() == "DDIMScheduler") options = {1.0, true, &noise};
+    StepOptions options{.noise = &noise};
+    if (scheduler->has_ddim_options()) options = {.eta = 1.0, .use_clipped_model_output = true, .noise = &noise};
     scheduler->set_timesteps(5);
     auto sample = make_sample().to(torch::kMeta);
     for (std::int64_t i = 0; i < scheduler->timesteps().size(0); ++i)
       ASSERT_NO_THROW(sample = scheduler->step(sample, i, sample, options));
     EXPECT_EQ(sample.device(), torch::kMeta);
+  }
+}
+
+/// Where noise is drawn, an error comes late in the step.
+TEST(SchedulerStep, GoesOnAfterNoiseThatDoesNotFit) {
+  for (const auto* config : kStochastic) {
+    SCOPED_TRACE(config);
+    const auto fresh = Scheduler::from_json(config);
+    fresh->set_timesteps(6);
+    const auto expected = run(*fresh);
+
+    const auto scheduler = Scheduler::from_json(config);
+    scheduler->set_timesteps(6);
+    NoiseGenerator noise({1});
+    NoiseGenerator three({0, 1, 2});
+    std::vector<torch::Tensor> samples{make_sample()};
+    for (std::int64_t i = 0; i < 6; ++i) {
+      const auto& sample = samples.back();
+      if (i < 5) {
+        expect_error<std::invalid_argument>([&] { scheduler->step(sample, i, sample, {.noise = &three}); },
+                                            {"3 seeds", "[2, 3, 4, 4]"});
+        expect_error<std::invalid_argument>([&] { scheduler->step(sample, i, sample); }, {"StepOptions::noise"});
+      }
+      samples.push_back(scheduler->step(sample / 2, i, sample, {.noise = &noise}));
+    }
+    expect_same(samples, expected);
   }
 }
 
@@ -248,8 +314,7 @@ TEST(SchedulerStep, IsFiniteWithEta1AtZeroTerminalSnr) {
       "prediction_type": "v_prediction", "timestep_spacing": "trailing", "beta_schedule": "scaled_linear",
       "beta_start": 0.00085, "beta_end": 0.012})");
   scheduler->set_timesteps(7);
-  NoiseGenerator noise({0});
-  EXPECT_TRUE(run(*scheduler, 0, {.eta = 1.0, .noise = &noise}).back().isfinite().all().item<bool>());
+  EXPECT_TRUE(run(*scheduler, 0, {.eta = 1.0}).back().isfinite().all().item<bool>());
 }
 
 TEST(SchedulerAddNoise, RefusesTensorsThatDoNotFit) {

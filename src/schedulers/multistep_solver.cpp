@@ -1,0 +1,111 @@
+#include "schedulers/multistep_solver.hpp"
+
+#include <cmath>
+
+#include "error.hpp"
+
+namespace deepcache {
+namespace {
+
+/// lambda falls with the timestep: the first timestep with less than `lambda_min`, or else `num_train_timesteps`.
+std::int64_t find_end_timestep(const torch::Tensor& alphas_cumprod, double lambda_min,
+                               std::int64_t num_train_timesteps) {
+  const auto lambdas = alphas_cumprod.sqrt().log() - (1 - alphas_cumprod).sqrt().log();
+  const auto clipped = torch::searchsorted(lambdas.flip(0), lambda_min).item<std::int64_t>();
+  const auto end = num_train_timesteps - clipped;
+  check_data(end > 0, "the scheduler's setting \"lambda_min_clipped\" is {}; no timestep has such a lambda",
+             lambda_min);
+  return end;
+}
+
+}  // namespace
+
+MultistepSolverOptions read_multistep_solver(const ConfigReader& config) {
+  constexpr double kLeastSigma = 1e-10;
+  constexpr double kMost = std::numeric_limits<double>::max();
+  MultistepSolverOptions options;
+  options.noise_schedule = read_noise_schedule(config, options.noise_schedule);
+  options.noise_schedule.rescale_betas_zero_snr = config.boolean("rescale_betas_zero_snr", false);
+  options.clipping = read_sample_clipping(config, options.clipping);
+  options.clipping.clip_sample = false;
+  options.prediction_type = read_prediction_type(config);
+  options.solver_order = config.integer("solver_order", options.solver_order, 1, 3);
+  options.lower_order_final = config.boolean("lower_order_final", options.lower_order_final);
+  config.require_false("use_flow_sigmas");
+  options.sigma_spacing = read_sigma_spacing(config);
+  // Not theirs, but diffusers keeps the settings of other classes, and there it finds these.
+  options.sigma_min = config.optional_number("sigma_min", kLeastSigma, kMost);
+  options.sigma_max = config.optional_number("sigma_max", kLeastSigma, kMost);
+  options.final_sigmas = read_final_sigmas(config);
+  options.timestep_spacing = read_timestep_spacing(config, options.timestep_spacing);
+  options.steps_offset = read_steps_offset(config);
+  return options;
+}
+
+MultistepSolver::MultistepSolver(const MultistepSolverOptions& options)
+    : SchedulerBase(options.noise_schedule), options_(options) {
+  // Zero terminal SNR has an infinite sigma: diffusers keeps a little signal here.
+  if (options.noise_schedule.rescale_betas_zero_snr) alphas_cumprod_[-1].fill_(0x1p-24);
+  train_sigmas_ = make_train_sigmas(alphas_cumprod_);
+  end_timestep_ = find_end_timestep(alphas_cumprod_, options.lambda_min_clipped, num_train_timesteps());
+}
+
+Schedule MultistepSolver::make_schedule(std::int64_t num_inference_steps) const {
+  const auto lowest = train_sigmas_[0].item<double>();
+  auto final_sigma = lowest;
+  std::vector<double> sigmas;
+  std::vector<std::int64_t> timesteps;
+  if (options_.sigma_spacing == SigmaSpacing::kTimesteps) {
+    timesteps = space_solver_timesteps(options_.timestep_spacing, num_train_timesteps(), end_timestep_,
+                                       num_inference_steps, options_.steps_offset);
+    sigmas = interpolate({timesteps.begin(), timesteps.end()}, train_sigmas_);
+  } else {
+    const auto highest = train_sigmas_[-1].item<double>();
+    sigmas = space_sigmas(options_.sigma_spacing, options_.sigma_max.value_or(highest),
+                          options_.sigma_min.value_or(lowest), num_inference_steps);
+    if (options_.repeats_last_sigma) final_sigma = sigmas.back();
+    for (const double timestep : sigmas_to_timesteps(sigmas, train_sigmas_))
+      timesteps.push_back(static_cast<std::int64_t>(options_.whole_timesteps ? std::nearbyint(timestep) : timestep));
+  }
+  auto sigma_tensor = to_sigma_tensor(sigmas, options_.final_sigmas == FinalSigmas::kZero ? 0.0 : final_sigma);
+  const auto begins = sigma_tensor.slice(0, 0, -1);
+  // With two beginnings alike the multistep formulas divide by 0.
+  check_argument(begins.diff().lt(0).all().item<bool>(),
+                 "{} can't take {} inference steps with these settings: two of them would begin at one noise level",
+                 name(), num_inference_steps);
+  return {.timesteps = torch::tensor(timesteps, torch::kInt64), .sigmas = std::move(sigma_tensor)};
+}
+
+MultistepSolver::Level MultistepSolver::level_at(std::int64_t index) const {
+  const auto ratio = sigmas()[index];
+  Level level;
+  level.alpha = 1 / (ratio.pow(2) + 1).pow(0.5);
+  level.sigma = ratio * level.alpha;
+  level.lambda = level.alpha.log() - level.sigma.log();
+  return level;
+}
+
+bool MultistepSolver::stays(std::int64_t index) const {
+  return sigmas()[index].item<float>() == sigmas()[index + 1].item<float>();
+}
+
+std::vector<torch::Tensor> MultistepSolver::append(const std::vector<torch::Tensor>& outputs,
+                                                   const torch::Tensor& output) const {
+  const bool full = std::ssize(outputs) == options_.solver_order;
+  std::vector<torch::Tensor> appended(outputs.begin() + (full ? 1 : 0), outputs.end());
+  appended.push_back(output);
+  return appended;
+}
+
+torch::Tensor MultistepSolver::add_noise(const torch::Tensor& original_samples, const torch::Tensor& noise,
+                                         const torch::Tensor& timesteps) const {
+  check_noising(original_samples, noise, timesteps, torch::kInt64);
+  const auto indices = indices_for_timesteps(timesteps);
+  // Rounded to the samples' dtype first, as diffusers does.
+  const auto ratio = sigmas().to(original_samples.scalar_type()).index_select(0, indices);
+  const auto alpha = 1 / (ratio.pow(2) + 1).pow(0.5);
+  return broadcast_levels(alpha, original_samples) * original_samples +
+         broadcast_levels(ratio * alpha, original_samples) * noise;
+}
+
+}  // namespace deepcache
