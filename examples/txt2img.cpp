@@ -26,7 +26,7 @@ namespace {
 struct Options {
   std::string model, scheduler, device = "cpu";
   std::vector<std::string> prompts;
-  deepcache::TextToImageParams params;
+  deepcache::StableDiffusionParams params;
   std::int64_t seed = 42, cache_interval = 3, cache_branch_id = 0;
   int threads = 0;
   bool no_cache = false, compare = false, verbose = false;
@@ -34,7 +34,7 @@ struct Options {
 };
 
 struct Run {
-  deepcache::TextToImageResult result;
+  deepcache::StableDiffusionResult result;
   deepcache::RunReport report;
 };
 

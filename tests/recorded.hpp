@@ -23,6 +23,11 @@ class Recorded {
     return Recorded(torch::jit::pickle_load({bytes.begin(), bytes.end()}));
   }
 
+  std::vector<std::string> keys() const {
+    std::vector<std::string> keys;
+    for (const auto& field : fields_) keys.push_back(field.key().toStringRef());
+    return keys;
+  }
   bool has(const char* key) const { return fields_.contains(key); }
   c10::IValue at(const char* key) const { return fields_.at(key); }
   torch::Tensor tensor(const char* key) const { return at(key).toTensor(); }

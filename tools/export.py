@@ -30,7 +30,7 @@ import transformers
 
 from families import SCHEDULERS, Size, UsageError, load_pipeline, modules
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # A traced network runs the same kernels as its module, so they agree bit for bit on most machines; where the executor
 # orders an operation otherwise, the largest difference may be this share of the largest value.
@@ -52,18 +52,22 @@ def round_weights(module, dtype):
 # ---- Tracing and checking
 
 
+def prompt_length(pipe):
+    return (pipe.tokenizer or pipe.tokenizer_2).model_max_length
+
+
 def trace_size(pipe):
     """A latent size that the UNet's strides don't divide.
 
     Such a trace takes the up-sampling path that reads its target size from the skip connection: it serves every size.
     """
     stride = 2 ** (len(pipe.unet.config.block_out_channels) - 1)
-    return Size(batch=2, height=2 * stride + 1, width=stride + 1, length=max(2, pipe.tokenizer.model_max_length // 2))
+    return Size(batch=2, height=2 * stride + 1, width=stride + 1, length=max(2, prompt_length(pipe) // 2))
 
 
 def check_sizes(pipe):
     """Other batch sizes, latent sizes (divisible or not) and prompt lengths than the traced ones."""
-    longest = pipe.tokenizer.model_max_length
+    longest = prompt_length(pipe)
     return Size(1, 16, 16, longest), Size(3, 13, 17, 2), Size(2, 12, 20, longest - 1), Size(1, 9, 8, 5)
 
 
@@ -123,7 +127,8 @@ def check_network(network, pipe, loaded):
     worst = 0.0
     for size in check_sizes(pipe):
         inputs = network.inputs(pipe, size)
-        worst = max(worst, difference(loaded(*inputs), network.reference(pipe, *inputs), f"{network.file} at {size}"))
+        for actual, expected in zip(network.outputs(loaded(*inputs)), network.reference(pipe, *inputs), strict=True):
+            worst = max(worst, difference(actual, expected, f"{network.file} at {size}"))
     return worst
 
 
@@ -232,8 +237,10 @@ def write_package(pipe, family, out, dtype, storage, say):
             configured = component if isinstance(component, diffusers.ConfigMixin) else component.config
             write_config(configured, out / name / "config.json")
     write_config(pipe.scheduler, out / "scheduler/scheduler_config.json")
-    # Saved rather than copied: older folders contradict themselves about the padding token.
-    pipe.tokenizer.save_pretrained(out / "tokenizer")
+    for name in family.components:
+        if name.startswith("tokenizer"):
+            # Saved rather than copied: older folders contradict themselves about the padding token.
+            getattr(pipe, name).save_pretrained(out / name)
     files = write_manifest(out, family, dtype, storage)
     say(f"{len(files)} files, {sum(entry['bytes'] for entry in files.values()) / 1e6:.1f} MB")
     if (scheduler := type(pipe.scheduler).__name__) not in SCHEDULERS:

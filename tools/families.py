@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import diffusers
 import torch
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.clip.modeling_clip import CLIPTextModelOutput
 
 
 class UsageError(Exception):
@@ -30,12 +32,12 @@ class Size:
 @dataclass(frozen=True)
 class Network:
     file: str  # in the package, in its component's folder
-    module: Callable  # pipeline -> what is traced: a module of positional tensors with one tensor as its output
+    module: Callable  # pipeline -> what is traced: a module of positional tensors
     inputs: Callable  # pipeline, Size -> random inputs for it
-    reference: Callable  # pipeline, *inputs -> what the pipeline itself computes from them
-    stand_in: Callable | None = (
-        None  # pipeline, exported network -> (object, attribute, value) to run the pipeline on it
-    )
+    reference: Callable  # pipeline, *inputs -> the tensors that the pipeline itself computes from them
+    outputs: Callable = lambda output: (output,)  # output of the exported network -> the same tensors
+    # pipeline, exported network -> (object, attribute, value) to run the pipeline on it
+    stand_in: Callable | None = None
 
 
 @dataclass(frozen=True)
@@ -43,26 +45,57 @@ class Family:
     name: str
     components: dict[str, tuple[str, ...]]  # which the pipeline folder must have, and the classes that will do
     networks: tuple[Network, ...]
+    unsupported: dict[str, tuple[str, ...]]  # settings of a component that must not be set
 
 
 def view_of(module, make_forward):
-    """The same module (weights, submodule names) with another forward.
+    """The same module (weights, submodule names) with another forward, whose arguments name the network's inputs.
 
     A wrapping module would do as well, but prefix each submodule's name in the trace.
     """
     view = copy.copy(module)
-    view.forward = make_forward(functools.partial(type(module).forward, view))
+    view.forward = make_forward(view, functools.partial(type(module).forward, view))
     return view
 
 
-def unet_forward(original):
+def unet_forward(_, original):
     return lambda sample, timestep, encoder_hidden_states: original(
         sample, timestep, encoder_hidden_states, return_dict=False
     )[0]
 
 
-def text_forward(original):
-    return lambda input_ids: original(input_ids)[0]
+def unet_xl_forward(_, original):
+    return lambda sample, timestep, encoder_hidden_states, text_embeds, time_ids: original(
+        sample,
+        timestep,
+        encoder_hidden_states,
+        added_cond_kwargs={"text_embeds": text_embeds, "time_ids": time_ids},
+        return_dict=False,
+    )[0]
+
+
+def normalized_states(view, original):
+    """Hidden states [layers + 1, B, L, D], each through the last layer norm, as clip_skip reads them; pooled [B, D]."""
+
+    def forward(input_ids):
+        output = original(input_ids, output_hidden_states=True)
+        return torch.stack([view.text_model.final_layer_norm(state) for state in output.hidden_states]), pooled(output)
+
+    return forward
+
+
+def raw_states(_, original):
+    """Hidden states [layers + 1, B, L, D] as they are, which SDXL reads; pooled (projected, if it is), [B, P]."""
+
+    def forward(input_ids):
+        output = original(input_ids, output_hidden_states=True)
+        return torch.stack(output.hidden_states), pooled(output)
+
+    return forward
+
+
+def pooled(output):
+    return output.text_embeds if "text_embeds" in output else output.pooler_output
 
 
 class VaeDecoder(torch.nn.Module):
@@ -89,18 +122,25 @@ class VaeEncoder(torch.nn.Module):
         return self.quant_conv(self.encoder(image))
 
 
-def text_inputs(pipe, size):
-    return (torch.randint(0, pipe.text_encoder.config.vocab_size, (size.batch, size.length)),)
+def text_inputs(encoder):
+    return lambda pipe, size: (torch.randint(0, getattr(pipe, encoder).config.vocab_size, (size.batch, size.length)),)
 
 
 def unet_inputs(pipe, size):
     # A trace with a float32 timestep takes int64 ones too; the other way round, it would cut their fraction off.
     shapes = (
         (size.batch, pipe.unet.config.in_channels, size.height, size.width),
-        (size.batch, size.length, pipe.text_encoder.config.hidden_size),
+        (size.batch, size.length, pipe.unet.config.cross_attention_dim),
     )
     sample, embeddings = (torch.randn(shape).to(pipe.dtype) for shape in shapes)
     return sample, torch.tensor(999.0 / size.batch), embeddings
+
+
+def unet_xl_inputs(pipe, size):
+    config, projection = pipe.unet.config, pipe.text_encoder_2.config.projection_dim
+    ids = (config.projection_class_embeddings_input_dim - projection) // config.addition_time_embed_dim
+    time_ids = torch.randint(0, 1024, (size.batch, ids)).to(pipe.dtype)
+    return *unet_inputs(pipe, size), torch.randn(size.batch, projection).to(pipe.dtype), time_ids
 
 
 def latent_inputs(pipe, size):
@@ -112,49 +152,128 @@ def image_inputs(pipe, size):
     return ((torch.rand(size.batch, pipe.vae.config.in_channels, height, width) * 2 - 1).to(pipe.dtype),)
 
 
+def exported_text_encoder(pipe, exported):
+    """What StableDiffusionPipeline asks of its text encoder, from the exported one."""
+    return pipe.text_encoder, "forward", lambda input_ids, **_: (exported(input_ids)[0][-1],)
+
+
+def exported_text_encoder_xl(encoder):
+    """The same for the text encoders of SDXL: the pipeline reads the last but one hidden state, and output 0 if it is
+    pooled."""
+
+    def stand_in(pipe, exported):
+        def forward(input_ids, **_):
+            states, text_embeds = exported(input_ids)
+            if encoder == "text_encoder_2":
+                return CLIPTextModelOutput(text_embeds=text_embeds, hidden_states=tuple(states))
+            return BaseModelOutputWithPooling(last_hidden_state=states[-1], hidden_states=tuple(states))
+
+        return getattr(pipe, encoder), "forward", forward
+
+    return stand_in
+
+
+def text_encoder_xl(encoder):
+    def reference(pipe, input_ids):
+        output = getattr(pipe, encoder)(input_ids, output_hidden_states=True)
+        return output.hidden_states[-2], pooled(output)
+
+    return Network(
+        f"{encoder}/model.pt",
+        lambda pipe: view_of(getattr(pipe, encoder), raw_states),
+        text_inputs(encoder),
+        reference,
+        lambda output: (output[0][-2], output[1]),
+        exported_text_encoder_xl(encoder),
+    )
+
+
 TEXT_ENCODER = Network(
     "text_encoder/model.pt",
-    lambda pipe: view_of(pipe.text_encoder, text_forward),
-    text_inputs,
-    lambda pipe, input_ids: pipe.text_encoder(input_ids).last_hidden_state,
-    lambda pipe, exported: (pipe.text_encoder, "forward", lambda input_ids, **_: (exported(input_ids),)),
+    lambda pipe: view_of(pipe.text_encoder, normalized_states),
+    text_inputs("text_encoder"),
+    lambda pipe, input_ids: (pipe.text_encoder(input_ids).last_hidden_state,),
+    lambda output: (output[0][-1],),
+    exported_text_encoder,
 )
 UNET = Network(
     "unet/model.pt",
     lambda pipe: view_of(pipe.unet, unet_forward),
     unet_inputs,
-    lambda pipe, sample, timestep, embeddings: pipe.unet(sample, timestep, encoder_hidden_states=embeddings).sample,
-    lambda pipe, exported: (
+    lambda pipe, sample, timestep, embeddings: (pipe.unet(sample, timestep, encoder_hidden_states=embeddings).sample,),
+    stand_in=lambda pipe, exported: (
         pipe.unet,
         "forward",
         lambda sample, timestep, encoder_hidden_states, **_: (exported(sample, timestep, encoder_hidden_states),),
+    ),
+)
+UNET_XL = Network(
+    "unet/model.pt",
+    lambda pipe: view_of(pipe.unet, unet_xl_forward),
+    unet_xl_inputs,
+    lambda pipe, sample, timestep, embeddings, text_embeds, time_ids: (
+        pipe.unet(
+            sample,
+            timestep,
+            encoder_hidden_states=embeddings,
+            added_cond_kwargs={"text_embeds": text_embeds, "time_ids": time_ids},
+        ).sample,
+    ),
+    stand_in=lambda pipe, exported: (
+        pipe.unet,
+        "forward",
+        lambda sample, timestep, encoder_hidden_states, added_cond_kwargs, **_: (
+            exported(
+                sample, timestep, encoder_hidden_states, *(added_cond_kwargs[n] for n in ("text_embeds", "time_ids"))
+            ),
+        ),
     ),
 )
 VAE_DECODER = Network(
     "vae/decoder.pt",
     lambda pipe: VaeDecoder(pipe.vae),
     latent_inputs,
-    lambda pipe, latents: pipe.vae.decode(latents).sample,
-    lambda pipe, exported: (pipe.vae, "decode", lambda latents, **_: (exported(latents),)),
+    lambda pipe, latents: (pipe.vae.decode(latents).sample,),
+    stand_in=lambda pipe, exported: (pipe.vae, "decode", lambda latents, **_: (exported(latents),)),
 )
 VAE_ENCODER = Network(
     "vae/encoder.pt",
     lambda pipe: VaeEncoder(pipe.vae),
     image_inputs,
-    lambda pipe, image: pipe.vae.encode(image).latent_dist.parameters,
+    lambda pipe, image: (pipe.vae.encode(image).latent_dist.parameters,),
 )
+
+TOKENIZER = ("CLIPTokenizer", "CLIPTokenizerFast")
+VAE = (VAE_DECODER, VAE_ENCODER)
+# Settings that give a network further inputs, which the family's pipeline and its package don't have.
+FURTHER_INPUTS = ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "time_cond_proj_dim")
 
 FAMILIES = {
     "StableDiffusionPipeline": Family(
         name="stable-diffusion",
         components={
             "scheduler": (),
-            "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+            "tokenizer": TOKENIZER,
             "text_encoder": ("CLIPTextModel",),
             "unet": ("UNet2DConditionModel",),
             "vae": ("AutoencoderKL",),
         },
-        networks=(TEXT_ENCODER, UNET, VAE_DECODER, VAE_ENCODER),
+        networks=(TEXT_ENCODER, UNET, *VAE),
+        unsupported={"unet": (*FURTHER_INPUTS, "addition_embed_type"), "text_encoder": ("use_attention_mask",)},
+    ),
+    "StableDiffusionXLPipeline": Family(
+        name="stable-diffusion-xl",
+        components={
+            "scheduler": (),
+            "tokenizer": TOKENIZER,
+            "tokenizer_2": TOKENIZER,
+            "text_encoder": ("CLIPTextModel",),
+            "text_encoder_2": ("CLIPTextModelWithProjection",),
+            "unet": ("UNet2DConditionModel",),
+            "vae": ("AutoencoderKL",),
+        },
+        networks=(text_encoder_xl("text_encoder"), text_encoder_xl("text_encoder_2"), UNET_XL, *VAE),
+        unsupported={"unet": FURTHER_INPUTS},
     ),
 }
 # The schedulers of the C++ library (kClasses in src/schedulers/scheduler.cpp), with its short names for them.
@@ -168,17 +287,6 @@ SCHEDULERS = {
     "EulerDiscreteScheduler": "euler",
     "EulerAncestralDiscreteScheduler": "euler_a",
     "HeunDiscreteScheduler": "heun",
-}
-# Settings that give a network further inputs, which this family's pipeline and its package don't have.
-UNSUPPORTED = {
-    "unet": (
-        "class_embed_type",
-        "num_class_embeds",
-        "addition_embed_type",
-        "encoder_hid_dim_type",
-        "time_cond_proj_dim",
-    ),
-    "text_encoder": ("use_attention_mask",),
 }
 
 
@@ -219,7 +327,7 @@ def load_pipeline(folder, dtype, variant=None):
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise UsageError(f"{folder}: diffusers can't load it: {error}") from error
-    for component, settings in UNSUPPORTED.items():
+    for component, settings in family.unsupported.items():
         for setting in settings:
             if getattr(getattr(pipe, component).config, setting, None):
                 raise UsageError(f"{folder}/{component}/config.json: {setting} isn't supported in a {name}")

@@ -6,13 +6,14 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "deepcache/unet.hpp"
 
-/// Text to image with a Stable Diffusion model package (made by tools/export.py).
+/// Text to image with a Stable Diffusion or SDXL model package (made by tools/export.py).
 ///
 ///   auto pipe = deepcache::StableDiffusionPipeline::load("models/emoji");
 ///   deepcache::Helper helper(pipe);
@@ -32,24 +33,43 @@ struct PipelineStep {
   const torch::Tensor& latents;  ///< after the step, [B, C, h, w]
 };
 
+/// Pixels.
+struct ImageSize {
+  std::int64_t height = 0;
+  std::int64_t width = 0;
+};
+
 /// Defaults are those of diffusers' StableDiffusionPipeline.__call__.
-struct TextToImageParams {
-  std::string negative_prompt = {};       ///< used if guidance_scale is above 1
-  std::int64_t num_inference_steps = 50;  ///< 1 to the training steps, less the scheduler's steps_offset
-  double guidance_scale = 7.5;            ///< classifier-free guidance (arXiv 2207.12598); 1 or below: none
-  std::int64_t height = 0;                ///< pixels, a multiple of the VAE's factor; 0: the model's own size
-  std::int64_t width = 0;                 ///< likewise
+struct StableDiffusionParams {
+  std::optional<std::string> negative_prompt = {};  ///< used if guidance_scale is above 1; none: "", or what the model
+                                                    ///< has for that (SDXL: embeddings of zeros)
+  std::int64_t num_inference_steps = 50;            ///< 1 to the training steps, less the scheduler's steps_offset
+  double guidance_scale = 7.5;  ///< classifier-free guidance (arXiv 2207.12598); 1 or below: none. SDXL's
+                                ///< default in diffusers is 5
+  double guidance_rescale = 0;  ///< share of the correction for overexposure (arXiv 2305.08891), 0 to 1
+  std::int64_t clip_skip = 0;   ///< text encoder layers to leave out at the end, for the prompt
+  std::int64_t height = 0;      ///< pixels, a multiple of the VAE's factor; 0: the model's own size
+  std::int64_t width = 0;       ///< likewise
   std::int64_t num_images_per_prompt = 1;
   std::vector<std::uint64_t> seeds = {0};  ///< one, for noise drawn as Python draws it from one CPU generator for the
                                            ///< whole batch; or one for each image, as from a list of generators
   double eta = 0.0;  ///< DDIM's, 0 to 1 (Python ignores it where the scheduler isn't DDIM; here it must be 0 then)
   /// If defined, the initial noise (of unit variance), [B, C, h, w], instead of what the seeds give.
   torch::Tensor latents = {};
+
+  /// Of SDXL only: prompts of the second text encoder (none: the first one's), and what the model is
+  /// told of the pictures that it learned from (none: the size asked for).
+  std::optional<std::string> prompt_2 = {}, negative_prompt_2 = {};
+  std::optional<ImageSize> original_size = {}, target_size = {};
+  ImageSize crops_coords_top_left = {};
+  std::optional<ImageSize> negative_original_size = {}, negative_target_size = {};  ///< both, or the positive ones
+  ImageSize negative_crops_coords_top_left = {};
+
   bool decode = true;                                      ///< false: latents only, as diffusers' output_type="latent"
   std::function<bool(const PipelineStep&)> callback = {};  ///< after each step; returning false ends the run
 };
 
-struct TextToImageResult {
+struct StableDiffusionResult {
   torch::Tensor images;   ///< [B, 3, H, W], float32 in [0, 1], on the CPU; undefined if not decoded or cancelled
   torch::Tensor latents;  ///< [B, C, h, w] in the model's dtype on its device
   bool cancelled = false;
@@ -72,11 +92,11 @@ class StableDiffusionPipeline {
   /// Runs one prompt, or several as one batch: images of the first prompt come first.
   /// Begins a run of the enabled helper, if there is one.
   /// @throws std::invalid_argument if a parameter is out of its range (the message names the range).
-  TextToImageResult operator()(const std::string& prompt, const TextToImageParams& params = {});
-  TextToImageResult operator()(const std::vector<std::string>& prompts, const TextToImageParams& params = {});
+  StableDiffusionResult operator()(const std::string& prompt, const StableDiffusionParams& params = {});
+  StableDiffusionResult operator()(const std::vector<std::string>& prompts, const StableDiffusionParams& params = {});
 
   /// Throws what running these would throw for a parameter, and computes nothing.
-  void validate(const std::vector<std::string>& prompts, const TextToImageParams& params = {}) const;
+  void validate(const std::vector<std::string>& prompts, const StableDiffusionParams& params = {}) const;
 
   /// Images [B, 3, H, W], float32 in [0, 1], on the CPU, of latents as `operator()` returns them.
   torch::Tensor decode(const torch::Tensor& latents) const;

@@ -74,6 +74,9 @@ class UNet {
   /// @param timesteps  the schedule of the run; needed by `StepCounting::kTimesteps` only
   void begin_run(std::span<const double> timesteps = {}) const;
 
+  /// The names of the inputs, as the arguments of the traced `forward` are called.
+  std::vector<std::string> input_names() const;
+
   /// Places where this UNet can be cut.
   std::int64_t num_branches() const;
 

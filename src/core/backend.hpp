@@ -29,6 +29,9 @@ class Backend {
   /// Throws std::invalid_argument unless the inputs are those of the network's `forward` in number and types.
   virtual void check_inputs(const std::vector<c10::IValue>& inputs) const = 0;
 
+  /// Of the inputs of the network's `forward`.
+  virtual std::vector<std::string> input_names() const = 0;
+
   /// Names by cache_branch_id; as many as there are branches.
   virtual const std::vector<std::string>& branch_names() const = 0;
   virtual BranchProfile profile(const std::vector<c10::IValue>& inputs, std::int64_t cache_branch_id) const = 0;

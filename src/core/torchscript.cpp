@@ -123,8 +123,12 @@ std::vector<c10::IValue> Program::run(std::vector<c10::IValue> inputs) const {
 Network::Network(const jit::Module& module, torch::Device device)
     : program_(move_graph(inference_graph(module), device), "network") {}
 
+c10::IValue Network::forward(std::vector<c10::IValue> inputs) const {
+  return program_.run(std::move(inputs)).at(0);
+}
+
 torch::Tensor Network::operator()(const torch::Tensor& input) const {
-  return first_tensor(program_.run({input}).at(0));
+  return first_tensor(forward({input}));
 }
 
 torch::Tensor first_tensor(const c10::IValue& output) {

@@ -62,6 +62,8 @@ class Program {
 class Network {
  public:
   Network(const torch::jit::Module& module, torch::Device device);
+  c10::IValue forward(std::vector<c10::IValue> inputs) const;
+  /// The first tensor of what `forward` returns.
   torch::Tensor operator()(const torch::Tensor& input) const;
 
  private:

@@ -50,6 +50,12 @@ void TorchScriptBackend::check_inputs(const std::vector<c10::IValue>& inputs) co
   }
 }
 
+std::vector<std::string> TorchScriptBackend::input_names() const {
+  std::vector<std::string> names;
+  for (const auto& argument : schema_.arguments()) names.push_back(argument.name());
+  return names;
+}
+
 const TorchScriptBackend::Branch& TorchScriptBackend::branch(std::int64_t cache_branch_id) const {
   const std::scoped_lock lock(mutex_);
   if (const auto found = branches_.find(cache_branch_id); found != branches_.end()) return found->second;

@@ -21,6 +21,7 @@ class TorchScriptBackend : public Backend {
   c10::IValue run_shallow(std::vector<c10::IValue> inputs, const torch::Tensor& feature,
                           std::int64_t cache_branch_id) const override;
   void check_inputs(const std::vector<c10::IValue>& inputs) const override;
+  std::vector<std::string> input_names() const override;
   const std::vector<std::string>& branch_names() const override { return branch_names_; }
   BranchProfile profile(const std::vector<c10::IValue>& inputs, std::int64_t cache_branch_id) const override;
   torch::Device device() const override { return device_; }

@@ -35,6 +35,10 @@ void UNet::begin_run(std::span<const double> timesteps) const {
   if (impl_->hook != nullptr) impl_->hook->begin_run(timesteps);
 }
 
+std::vector<std::string> UNet::input_names() const {
+  return impl_->backend->input_names();
+}
+
 std::int64_t UNet::num_branches() const {
   return static_cast<std::int64_t>(impl_->backend->branch_names().size());
 }

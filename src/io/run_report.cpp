@@ -15,7 +15,7 @@ Json request_of(const RunReport& report) {
   const auto& params = report.params;
   return {{"model", report.model},
           {"prompt", report.prompt},
-          {"negative_prompt", params.negative_prompt},
+          {"negative_prompt", params.negative_prompt.value_or("")},
           {"scheduler", report.scheduler},
           {"steps", params.num_inference_steps},
           {"guidance_scale", params.guidance_scale},
@@ -65,7 +65,7 @@ std::string RunReport::json() const {
 }
 
 PngText RunReport::png_text(std::int64_t index) const {
-  const auto negative = params.negative_prompt.empty() ? "" : "\nNegative prompt: " + params.negative_prompt;
+  const auto negative = params.negative_prompt ? "\nNegative prompt: " + *params.negative_prompt : "";
   auto parameters = fmt::format("{}{}\nSteps: {}, Sampler: {}, CFG scale: {}, ", prompt, negative,
                                 params.num_inference_steps, scheduler, params.guidance_scale);
   if (!params.latents.defined())  // else it isn't from the seed that the picture comes

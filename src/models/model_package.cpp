@@ -9,7 +9,7 @@ namespace deepcache {
 namespace {
 
 constexpr const char* kManifest = "deepcache.json";
-constexpr int kFormatVersion = 1;
+constexpr int kFormatVersion = 2;
 
 torch::Dtype dtype_from(const std::string& name, const std::filesystem::path& manifest) {
   static const std::map<std::string, torch::Dtype> dtypes{

@@ -4,9 +4,13 @@
 
 #include <filesystem>
 #include <map>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
 #include <string>
 
 #include "core/torchscript.hpp"
+#include "io/config_reader.hpp"
+#include "io/files.hpp"
 
 namespace deepcache {
 
@@ -28,6 +32,21 @@ class ModelPackage {
   /// The path of one of the package's folders, such as "tokenizer", whose files somebody else will read.
   /// @throws std::runtime_error as `file` for each of its files; JSON files must all be in the manifest.
   std::filesystem::path folder(const std::string& name) const;
+
+  bool has(const std::string& name) const { return files_.contains(name); }
+
+  /// What `function` makes of one of the package's JSON files, read as diffusers' configurations are.
+  /// @throws std::runtime_error as `file`, or naming the file and the setting that isn't as it should be.
+  template <typename Function>
+  auto read(const std::string& name, const Function& function) const {
+    const auto path = file(name);
+    const auto json = read_json(path);
+    try {
+      return function(ConfigReader(json));
+    } catch (const std::runtime_error& error) {
+      throw std::runtime_error(path.string() + ": " + error.what());
+    }
+  }
 
   /// A network, on the CPU, weights in `dtype()`. @throws std::runtime_error as `file`, or if it can't be read.
   torch::jit::Module network(const std::string& name) const;

@@ -2,45 +2,48 @@
 
 #include <torch/types.h>
 
+#include <algorithm>
+#include <array>
 #include <cmath>
-#include <nlohmann/json.hpp>
-#include <optional>
 
 #include "core/torchscript.hpp"
 #include "deepcache/noise.hpp"
 #include "deepcache/scheduler.hpp"
-#include "deepcache/tokenizer.hpp"
 #include "error.hpp"
-#include "io/files.hpp"
 #include "log.hpp"
+#include "models/autoencoder.hpp"
 #include "models/model_package.hpp"
+#include "pipelines/denoising_loop.hpp"
+#include "pipelines/prompt_encoder.hpp"
 
 namespace deepcache {
 namespace {
 
-/// What the pipeline needs of unet/config.json and vae/config.json.
-struct LatentSpace {
-  std::int64_t channels;
+constexpr std::array kFamilies{"stable-diffusion", "stable-diffusion-xl"};
+
+const ModelPackage& check_family(const ModelPackage& package, const std::filesystem::path& folder) {
+  check_data(std::ranges::find(kFamilies, package.family()) != kFamilies.end(),
+             "{} holds a model of family \"{}\"; this pipeline runs {}", folder.string(), package.family(),
+             fmt::join(kFamilies, ", "));
+  return package;
+}
+
+/// What the pipeline needs of unet/config.json.
+struct UNetConfig {
+  std::int64_t in_channels;
   std::int64_t sample_size;  // latents of the model's own image size
-  std::int64_t factor;       // pixels to a latent
-  double scaling_factor;
 };
 
-LatentSpace read_latent_space(const ModelPackage& package) {
-  const auto unet_file = package.file("unet/config.json"), vae_file = package.file("vae/config.json");
-  const auto unet = read_json(unet_file), vae = read_json(vae_file);
-  try {
-    const auto levels = vae.at("block_out_channels").size();
-    check_data(levels >= 1 && levels < 16, "{}: block_out_channels must have 1 to 15 entries, got {}",
-               vae_file.string(), levels);
-    return {.channels = unet.at("in_channels").get<std::int64_t>(),
-            .sample_size = unet.at("sample_size").get<std::int64_t>(),
-            .factor = std::int64_t{1} << (levels - 1),
-            .scaling_factor = vae.at("scaling_factor").get<double>()};
-  } catch (const nlohmann::json::exception& error) {
-    throw std::runtime_error(
-        fmt::format("{} or {} is malformed: {}", unet_file.string(), vae_file.string(), error.what()));
-  }
+UNetConfig read_unet_config(const ConfigReader& config) {
+  for (const char* key : {"in_channels", "sample_size"}) config.require(key);
+  return {.in_channels = config.integer("in_channels", 4, 1, 1000),
+          .sample_size = config.integer("sample_size", 64, 1, 100000)};
+}
+
+/// SDXL's micro-conditioning [1, 6] (arXiv 2307.01952, section 2.2), every size as height, width.
+torch::Tensor time_ids(const ImageSize& original, const ImageSize& crop, const ImageSize& target) {
+  return torch::tensor({original.height, original.width, crop.height, crop.width, target.height, target.width})
+      .view({1, 6});
 }
 
 }  // namespace
@@ -49,51 +52,65 @@ struct StableDiffusionPipeline::Impl {
   Impl(const ModelPackage& package, torch::Device target, std::string_view scheduler_class)
       : device(target),
         dtype(package.dtype()),
-        space(read_latent_space(package)),
+        config(package.read("unet/config.json", read_unet_config)),
         scheduler_config(package.file("scheduler/scheduler_config.json")),
         scheduler(Scheduler::from_config(scheduler_config, scheduler_class)),
-        tokenizer(CLIPTokenizer::load(package.folder("tokenizer"))),
-        text_encoder(package.network("text_encoder/model.pt"), device),
+        prompt_encoder(package, device),
         unet(UNet::load(package.file("unet/model.pt"), device, dtype)),
-        vae_decoder(package.network("vae/decoder.pt"), device) {}
-
-  /// Text embeddings [num_images * texts, L, D], images of the first text first.
-  torch::Tensor encode(const std::vector<std::string>& texts, std::int64_t num_images) const {
-    const auto room = tokenizer.model_max_length() - 2;  // start and end token
-    std::vector<torch::Tensor> batch;
-    for (const auto& text : texts) {
-      auto ids = tokenizer.tokenize(text);
-      if (const auto count = static_cast<std::int64_t>(ids.size()); count > room)
-        log(LogLevel::kWarning,
-            fmt::format("the prompt has {} tokens, the model reads the first {}: \"{}\"", count, room, text));
-      batch.push_back(torch::tensor(tokenizer.prepare_for_model(std::move(ids))));
-    }
-    return text_encoder(torch::stack(batch).to(device)).repeat_interleave(num_images, 0);
+        vae(package, device) {
+    const std::array known{"sample", "timestep", "encoder_hidden_states", "text_embeds", "time_ids"};
+    for (const auto& name : unet.input_names())
+      check_data(std::ranges::find(known, name) != known.end(), "the UNet has an input \"{}\"; this pipeline knows {}",
+                 name, fmt::join(known, ", "));
   }
 
   /// The latents' height or width for a number of pixels.
   std::int64_t latent_side(std::int64_t pixels, const char* name) const {
-    if (pixels == 0) return space.sample_size;
-    const auto below = std::max<std::int64_t>(1, pixels / space.factor) * space.factor;
-    check_argument(pixels > 0 && pixels % space.factor == 0,
+    if (pixels == 0) return config.sample_size;
+    const auto below = std::max<std::int64_t>(1, pixels / vae.factor()) * vae.factor();
+    check_argument(pixels > 0 && pixels % vae.factor() == 0,
                    "{} must be a positive multiple of {} for this model; the nearest to {} are {} and {}", name,
-                   space.factor, pixels, below, below + space.factor);
-    return pixels / space.factor;
+                   vae.factor(), pixels, below, below + vae.factor());
+    return pixels / vae.factor();
   }
 
   std::vector<std::int64_t> latent_shape(const std::vector<std::string>& prompts,
-                                         const TextToImageParams& params) const {
-    return {static_cast<std::int64_t>(prompts.size()) * params.num_images_per_prompt, space.channels,
+                                         const StableDiffusionParams& params) const {
+    return {static_cast<std::int64_t>(prompts.size()) * params.num_images_per_prompt, config.in_channels,
             latent_side(params.height, "height"), latent_side(params.width, "width")};
   }
 
-  torch::Tensor decode(const torch::Tensor& latents) const {
-    const auto decoded = vae_decoder((latents / space.scaling_factor).to(dtype));
-    return (decoded.to(torch::kFloat) / 2 + 0.5).clamp(0, 1).cpu();
+  bool is_xl() const { return std::ranges::count(unet.input_names(), "time_ids") > 0; }
+
+  /// One half of the batch, or all of it.
+  Conditions conditions(const PromptEmbeddings& prompts, const torch::Tensor& ids, std::int64_t repeats) const {
+    return {{"encoder_hidden_states", prompts.states.repeat_interleave(repeats, 0)},
+            {"text_embeds", prompts.pooled.repeat_interleave(repeats, 0)},
+            {"time_ids", ids.to(device, dtype).repeat({prompts.states.size(0) * repeats, 1})}};
+  }
+
+  Conditions conditions(const std::vector<std::string>& prompts, const StableDiffusionParams& params) const {
+    const ImageSize size{latent_side(params.height, "height") * vae.factor(),
+                         latent_side(params.width, "width") * vae.factor()};
+    const auto ids =
+        time_ids(params.original_size.value_or(size), params.crops_coords_top_left, params.target_size.value_or(size));
+    const std::vector<std::string> prompts_2(params.prompt_2 ? prompts.size() : 0, params.prompt_2.value_or(""));
+    auto all =
+        conditions(prompt_encoder.encode(prompts, prompts_2, params.clip_skip), ids, params.num_images_per_prompt);
+    if (params.guidance_scale <= 1) return all;
+    const bool own_ids = params.negative_original_size && params.negative_target_size;  // as in Python, both or none
+    const auto negative_ids = own_ids ? time_ids(*params.negative_original_size, params.negative_crops_coords_top_left,
+                                                 *params.negative_target_size)
+                                      : ids;
+    const auto batch = static_cast<std::int64_t>(prompts.size()) * params.num_images_per_prompt;
+    const auto negative = conditions(prompt_encoder.encode_negative(params.negative_prompt, params.negative_prompt_2),
+                                     negative_ids, batch);
+    for (auto& [name, value] : all) value = torch::cat({negative.at(name), value});
+    return all;
   }
 
   /// All that can be wrong with a request is found here, before anything is computed.
-  void validate(const std::vector<std::string>& prompts, const TextToImageParams& params) const {
+  void validate(const std::vector<std::string>& prompts, const StableDiffusionParams& params) const {
     check_argument(!prompts.empty(), "there must be one prompt or more, got none");
     check_argument(params.num_images_per_prompt >= 1, "num_images_per_prompt must be 1 or above, got {}",
                    params.num_images_per_prompt);
@@ -110,49 +127,42 @@ struct StableDiffusionPipeline::Impl {
                      "latents must be floating-point values of shape [{}], got {} [{}]", fmt::join(shape, ", "),
                      c10::toString(params.latents.scalar_type()), fmt::join(params.latents.sizes(), ", "));
     scheduler->set_timesteps(params.num_inference_steps);
-    tokenizer.tokenize(params.negative_prompt);
-    for (const auto& prompt : prompts) tokenizer.tokenize(prompt);
+    check_argument(params.guidance_rescale >= 0 && params.guidance_rescale <= 1,
+                   "guidance_rescale must be 0 to 1, got {}", params.guidance_rescale);
+    check_argument(is_xl() || !(params.prompt_2 || params.negative_prompt_2 || params.original_size ||
+                                params.target_size || params.negative_original_size || params.negative_target_size),
+                   "prompt_2, negative_prompt_2 and the sizes that a model is told of are SDXL's; this isn't one");
+    prompt_encoder.validate(prompts, params.clip_skip);
+    for (const auto& text : {params.prompt_2, params.negative_prompt, params.negative_prompt_2})
+      prompt_encoder.validate({text.value_or("")}, params.clip_skip);
   }
 
-  TextToImageResult run(const std::vector<std::string>& prompts, const TextToImageParams& params) {
+  StableDiffusionResult run(const std::vector<std::string>& prompts, const StableDiffusionParams& params) {
     validate(prompts, params);
     const torch::NoGradGuard no_grad;
-    const bool guided = params.guidance_scale > 1;
-    const auto shape = latent_shape(prompts, params);
     const auto options = torch::TensorOptions().dtype(dtype).device(device);
     NoiseGenerator noise(params.seeds);
-    auto latents = params.latents.defined() ? params.latents.to(options) : noise.randn(shape, options);
-    latents = latents * scheduler->init_noise_sigma();
-    auto embeddings = encode(prompts, params.num_images_per_prompt);
-    if (guided) embeddings = torch::cat({encode({params.negative_prompt}, shape[0]), embeddings});
-
-    const auto timesteps = scheduler->timesteps().to(torch::kDouble).contiguous();
-    const std::span schedule(timesteps.data_ptr<double>(), static_cast<std::size_t>(timesteps.numel()));
-    const auto device_timesteps = scheduler->timesteps().to(device);
-    unet.begin_run(schedule);
-    for (std::int64_t i = 0; i < timesteps.numel(); ++i) {
-      const auto input = scheduler->scale_model_input(guided ? torch::cat({latents, latents}) : latents, i);
-      auto prediction = unet(input, device_timesteps[i], embeddings);
-      if (guided) {
-        const auto halves = prediction.chunk(2);
-        prediction = halves[0] + params.guidance_scale * (halves[1] - halves[0]);
-      }
-      latents = scheduler->step(prediction, i, latents, {.eta = params.eta, .noise = &noise});
-      if (params.callback && !params.callback({i, timesteps.numel(), schedule[static_cast<std::size_t>(i)], latents}))
-        return {.images = {}, .latents = latents, .cancelled = true};
-    }
-    return {.images = params.decode ? decode(latents) : torch::Tensor(), .latents = latents};
+    auto latents =
+        params.latents.defined() ? params.latents.to(options) : noise.randn(latent_shape(prompts, params), options);
+    const auto result = denoise(unet, *scheduler, latents * scheduler->init_noise_sigma(), conditions(prompts, params),
+                                {.guidance_scale = params.guidance_scale,
+                                 .guidance_rescale = params.guidance_rescale,
+                                 .step = {.eta = params.eta, .noise = &noise},
+                                 .callback = params.callback});
+    const bool decoded = params.decode && !result.cancelled;
+    return {.images = decoded ? vae.decode(result.latents) : torch::Tensor(),
+            .latents = result.latents,
+            .cancelled = result.cancelled};
   }
 
   torch::Device device;
   torch::Dtype dtype;
-  LatentSpace space;
+  UNetConfig config;
   std::filesystem::path scheduler_config;
   std::unique_ptr<Scheduler> scheduler;
-  CLIPTokenizer tokenizer;
-  Network text_encoder;
+  PromptEncoder prompt_encoder;
   UNet unet;
-  Network vae_decoder;
+  Autoencoder vae;
 };
 
 StableDiffusionPipeline::StableDiffusionPipeline(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -164,31 +174,30 @@ StableDiffusionPipeline StableDiffusionPipeline::load(const std::filesystem::pat
                                                       std::string_view scheduler) {
   check_device(device);
   const ModelPackage package(folder);
-  check_data(package.family() == "stable-diffusion",
-             "{} holds a model of family \"{}\"; this pipeline runs \"stable-diffusion\"", folder.string(),
-             package.family());
-  auto impl = std::make_unique<Impl>(package, device, scheduler);
+  auto impl = std::make_unique<Impl>(check_family(package, folder), device, scheduler);
   log(LogLevel::kInfo, fmt::format("{}: {} on {}, {} branches, {}", folder.string(), c10::toString(impl->dtype),
                                    device.str(), impl->unet.num_branches(), impl->scheduler->name()));
   return StableDiffusionPipeline(std::move(impl));
 }
 
-TextToImageResult StableDiffusionPipeline::operator()(const std::string& prompt, const TextToImageParams& params) {
+StableDiffusionResult StableDiffusionPipeline::operator()(const std::string& prompt,
+                                                          const StableDiffusionParams& params) {
   return impl_->run({prompt}, params);
 }
 
-TextToImageResult StableDiffusionPipeline::operator()(const std::vector<std::string>& prompts,
-                                                      const TextToImageParams& params) {
+StableDiffusionResult StableDiffusionPipeline::operator()(const std::vector<std::string>& prompts,
+                                                          const StableDiffusionParams& params) {
   return impl_->run(prompts, params);
 }
 
-void StableDiffusionPipeline::validate(const std::vector<std::string>& prompts, const TextToImageParams& params) const {
+void StableDiffusionPipeline::validate(const std::vector<std::string>& prompts,
+                                       const StableDiffusionParams& params) const {
   impl_->validate(prompts, params);
 }
 
 torch::Tensor StableDiffusionPipeline::decode(const torch::Tensor& latents) const {
   const torch::NoGradGuard no_grad;
-  return impl_->decode(latents);
+  return impl_->vae.decode(latents);
 }
 
 void StableDiffusionPipeline::set_scheduler(std::string_view class_name) {

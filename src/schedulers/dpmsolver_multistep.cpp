@@ -228,13 +228,12 @@ std::unique_ptr<Scheduler> make_variant(const ConfigReader& config, const Varian
   const bool predicts_x0 = options.algorithm_type == AlgorithmType::kDpmSolverPlusPlus ||
                            options.algorithm_type == AlgorithmType::kSdeDpmSolverPlusPlus;
   check_data(predicts_x0 || options.solver.final_sigmas == FinalSigmas::kSigmaMin,
-             "the scheduler's setting \"final_sigmas_type\" must be \"sigma_min\" where \"algorithm_type\" is "
+             "the setting \"final_sigmas_type\" must be \"sigma_min\" where \"algorithm_type\" is "
              "\"dpmsolver\" or \"sde-dpmsolver\"");
   // diffusers has no formula for it.
-  check_data(
-      options.algorithm_type != AlgorithmType::kSdeDpmSolver || options.solver.solver_order < 3,
-      "the scheduler's setting \"solver_order\" is 3; where \"algorithm_type\" is \"sde-dpmsolver\" it must be 1 "
-      "or 2");
+  check_data(options.algorithm_type != AlgorithmType::kSdeDpmSolver || options.solver.solver_order < 3,
+             "the setting \"solver_order\" is 3; where \"algorithm_type\" is \"sde-dpmsolver\" it must be 1 "
+             "or 2");
   return std::make_unique<DPMSolverMultistepScheduler>(options);
 }
 

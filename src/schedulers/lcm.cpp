@@ -86,7 +86,7 @@ std::unique_ptr<Scheduler> make_lcm(const ConfigReader& config) {
   options.original_inference_steps =
       config.integer("original_inference_steps", options.original_inference_steps, 1, std::numeric_limits<int>::max());
   check_data(options.original_inference_steps <= options.noise_schedule.num_train_timesteps,
-             "the scheduler's setting \"original_inference_steps\" is {}; it must be at most the {} "
+             "the setting \"original_inference_steps\" is {}; it must be at most the {} "
              "num_train_timesteps",
              options.original_inference_steps, options.noise_schedule.num_train_timesteps);
   options.timestep_scaling = config.number("timestep_scaling", options.timestep_scaling, 0.0, kMost);

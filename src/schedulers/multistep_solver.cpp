@@ -13,8 +13,7 @@ std::int64_t find_end_timestep(const torch::Tensor& alphas_cumprod, double lambd
   const auto lambdas = alphas_cumprod.sqrt().log() - (1 - alphas_cumprod).sqrt().log();
   const auto clipped = torch::searchsorted(lambdas.flip(0), lambda_min).item<std::int64_t>();
   const auto end = num_train_timesteps - clipped;
-  check_data(end > 0, "the scheduler's setting \"lambda_min_clipped\" is {}; no timestep has such a lambda",
-             lambda_min);
+  check_data(end > 0, "the setting \"lambda_min_clipped\" is {}; no timestep has such a lambda", lambda_min);
   return end;
 }
 

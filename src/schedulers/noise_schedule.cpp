@@ -52,7 +52,7 @@ NoiseScheduleOptions read_noise_schedule(const ConfigReader& config, const Noise
   options.trained_betas = config.numbers("trained_betas", 0.0, 1.0);
   const auto trained = static_cast<std::int64_t>(options.trained_betas.size());
   check_data(trained == 0 || trained >= options.num_train_timesteps,
-             "the scheduler's setting \"trained_betas\" has {} values; it must have one for each of the {} "
+             "the setting \"trained_betas\" has {} values; it must have one for each of the {} "
              "num_train_timesteps",
              trained, options.num_train_timesteps);
   return options;

@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "schedulers/config_reader.hpp"
+#include "io/config_reader.hpp"
 
 namespace deepcache {
 

@@ -2,7 +2,7 @@
 
 #include <torch/types.h>
 
-#include "schedulers/config_reader.hpp"
+#include "io/config_reader.hpp"
 
 namespace deepcache {
 

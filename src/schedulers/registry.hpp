@@ -3,7 +3,7 @@
 #include <memory>
 
 #include "deepcache/scheduler.hpp"
-#include "schedulers/config_reader.hpp"
+#include "io/config_reader.hpp"
 
 namespace deepcache {
 

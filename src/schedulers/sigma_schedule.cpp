@@ -57,7 +57,7 @@ SigmaSpacing read_sigma_spacing(const ConfigReader& config) {
   const bool karras = config.boolean("use_karras_sigmas", false);
   const bool exponential = config.boolean("use_exponential_sigmas", false);
   check_data(!karras || !exponential,
-             "the scheduler's settings \"use_karras_sigmas\" and \"use_exponential_sigmas\" are both true; only one "
+             "the settings \"use_karras_sigmas\" and \"use_exponential_sigmas\" are both true; only one "
              "can be");
   return karras ? SigmaSpacing::kKarras : exponential ? SigmaSpacing::kExponential : SigmaSpacing::kTimesteps;
 }

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "schedulers/config_reader.hpp"
+#include "io/config_reader.hpp"
 
 // The noise levels of the schedulers that step from sigma to sigma. diffusers computes them with NumPy, mostly in
 // float64, and rounds the result to float32; so do these.

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "schedulers/config_reader.hpp"
+#include "io/config_reader.hpp"
 
 namespace deepcache {
 

@@ -180,7 +180,7 @@ std::unique_ptr<Scheduler> make_unipc_multistep(const ConfigReader& config) {
   const bool has_limit = options.predict_x0 && options.solver_type == SolverType::kBh2 &&
                          (options.solver.lower_order_final || options.solver.solver_order == 1);
   check_data(options.solver.final_sigmas == FinalSigmas::kSigmaMin || has_limit,
-             "the scheduler's setting \"final_sigmas_type\" must be \"sigma_min\" unless \"predict_x0\" is true, "
+             "the setting \"final_sigmas_type\" must be \"sigma_min\" unless \"predict_x0\" is true, "
              "\"solver_type\" is \"bh2\", and \"lower_order_final\" is true or \"solver_order\" 1");
   return std::make_unique<UniPCMultistepScheduler>(options);
 }

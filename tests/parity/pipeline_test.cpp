@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <deepcache/deepcache.hpp>
+#include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -30,19 +31,42 @@ StableDiffusionPipeline& pipeline(const std::string& variant) {
   return pipelines.emplace(variant, StableDiffusionPipeline::load(kData / "packages" / variant)).first->second;
 }
 
-TextToImageParams params_of(const Recorded& recorded) {
+/// Further arguments of Python's pipeline, under their names there.
+void read_options(const Recorded& options, StableDiffusionParams& params) {
+  const auto size = [&](const char* key) {
+    const auto& sides = options.at(key).toTupleRef().elements();
+    return ImageSize{.height = sides.at(0).toInt(), .width = sides.at(1).toInt()};
+  };
+  const std::map<std::string, std::function<void(const char*)>> readers{
+      {"guidance_rescale", [&](const char* key) { params.guidance_rescale = options.number(key); }},
+      {"clip_skip", [&](const char* key) { params.clip_skip = options.integer(key); }},
+      {"prompt_2", [&](const char* key) { params.prompt_2 = options.text(key); }},
+      {"negative_prompt_2", [&](const char* key) { params.negative_prompt_2 = options.text(key); }},
+      {"original_size", [&](const char* key) { params.original_size = size(key); }},
+      {"target_size", [&](const char* key) { params.target_size = size(key); }},
+      {"crops_coords_top_left", [&](const char* key) { params.crops_coords_top_left = size(key); }},
+      {"negative_original_size", [&](const char* key) { params.negative_original_size = size(key); }},
+      {"negative_target_size", [&](const char* key) { params.negative_target_size = size(key); }},
+      {"negative_crops_coords_top_left", [&](const char* key) { params.negative_crops_coords_top_left = size(key); }},
+  };
+  for (const auto& key : options.keys()) readers.at(key)(key.c_str());
+}
+
+StableDiffusionParams params_of(const Recorded& recorded) {
   std::vector<std::uint64_t> seeds{static_cast<std::uint64_t>(recorded.integer("seed"))};
   if (recorded.has("seeds")) {
     const auto each = recorded.integers("seeds");
     seeds.assign(each.begin(), each.end());
   }
-  return {.negative_prompt = recorded.text("negative_prompt"),
-          .num_inference_steps = recorded.integer("num_inference_steps"),
-          .guidance_scale = recorded.number("guidance_scale"),
-          .height = recorded.integer("height") * 8,
-          .width = recorded.integer("width") * 8,
-          .seeds = seeds,
-          .eta = recorded.has("eta") ? recorded.number("eta") : 0.0};
+  StableDiffusionParams params{.num_inference_steps = recorded.integer("num_inference_steps"),
+                               .guidance_scale = recorded.number("guidance_scale"),
+                               .height = recorded.integer("height") * 8,
+                               .width = recorded.integer("width") * 8,
+                               .seeds = seeds,
+                               .eta = recorded.has("eta") ? recorded.number("eta") : 0.0};
+  if (const auto negative = recorded.text("negative_prompt"); !negative.empty()) params.negative_prompt = negative;
+  if (recorded.has("options")) read_options(Recorded(recorded.at("options")), params);
+  return params;
 }
 
 std::vector<std::string> prompts_of(const Recorded& recorded) {

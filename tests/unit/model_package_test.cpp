@@ -63,9 +63,9 @@ TEST_F(ModelPackageTest, ManifestsThatCannotBeUsed) {
     expect_refused(parts);
     write_file(*this / "deepcache.json", original);
   };
-  refuse([](auto& json) { json["format_version"] = 2; }, {"reads package format 1, got 2", "export the model again"});
+  refuse([](auto& json) { json["format_version"] = 1; }, {"reads package format 2, got 1", "export the model again"});
   refuse([](auto& json) { json["dtype"] = "int8"; }, {"float32, float16 or bfloat16, got \"int8\""});
-  refuse([](auto& json) { json["family"] = "svd"; }, {"family \"svd\"", "runs \"stable-diffusion\""});
+  refuse([](auto& json) { json["family"] = "svd"; }, {"family \"svd\"", "runs stable-diffusion, stable-diffusion-xl"});
   refuse([](auto& json) { json.erase("files"); }, {"malformed", "files"});
   refuse([](auto& json) { json["files"].erase("unet/model.pt"); }, {"lists no unet/model.pt"});
   write_file(*this / "deepcache.json", "{");
@@ -106,8 +106,14 @@ TEST_F(ModelPackageTest, FilesThatTheManifestAcceptsButNobodyCanRead) {
     accept(name);
   };
   refuse("unet/model.pt", "hello", {"unet", "isn't a readable TorchScript file"});
-  refuse("unet/config.json", "{}", {"unet/config.json", "malformed"});
-  refuse("vae/config.json", R"({"block_out_channels": [], "scaling_factor": 1})", {"1 to 15 entries, got 0"});
+  refuse("unet/config.json", "{}", {"unet/config.json: the setting \"in_channels\" is missing"});
+  refuse("vae/config.json", R"({"block_out_channels": [], "scaling_factor": 1})",
+         {"vae/config.json: the setting \"block_out_channels\" is []"});
+  refuse("vae/config.json",
+         R"({"block_out_channels": [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], "scaling_factor": 1})",
+         {"1 to 15 entries, got 16"});
+  refuse("vae/config.json", "[]", {"vae/config.json: a configuration must be a JSON object, not array"});
+  refuse("text_encoder/config.json", R"({"num_hidden_layers": 0})", {"text_encoder/config.json", "num_hidden_layers"});
   refuse("tokenizer/merges.txt", "#version: 0.2\nzz qq\n", {"vocab and merges disagree", "merges.txt", "'qq'"});
   refuse("scheduler/scheduler_config.json", R"({"_class_name": "NewScheduler"})", {"NewScheduler"});
 }

@@ -11,13 +11,13 @@ namespace deepcache {
 namespace {
 
 /// Two steps of 64x64 pixels: quick.
-TextToImageParams quick() {
+StableDiffusionParams quick() {
   return {.num_inference_steps = 2, .height = 64, .width = 64};
 }
 
 class PipelineTest : public testing::Test {
  protected:
-  void refuse(const std::function<void(TextToImageParams&)>& edit, const std::vector<std::string>& parts) {
+  void refuse(const std::function<void(StableDiffusionParams&)>& edit, const std::vector<std::string>& parts) {
     auto params = quick();
     edit(params);
     expect_error<std::invalid_argument>([&] { pipe("red heart", params); }, parts);
@@ -131,6 +131,12 @@ TEST_F(PipelineTest, ParametersOutOfRange) {
   refuse([](auto& p) { p.height = -8; }, {"height must be a positive multiple of 8"});
   refuse([](auto& p) { p.num_images_per_prompt = 0; }, {"num_images_per_prompt must be 1 or above, got 0"});
   refuse([](auto& p) { p.guidance_scale = std::nan(""); }, {"guidance_scale must be a finite number"});
+  refuse([](auto& p) { p.guidance_rescale = 1.5; }, {"guidance_rescale must be 0 to 1, got 1.5"});
+  refuse([](auto& p) { p.clip_skip = 3; }, {"clip_skip must be 0 to 2 for this model, got 3"});
+  refuse([](auto& p) { p.clip_skip = -1; }, {"clip_skip must be 0 to 2", "got -1"});
+  refuse([](auto& p) { p.prompt_2 = "x"; }, {"are SDXL's"});
+  refuse([](auto& p) { p.target_size = ImageSize{64, 64}; }, {"are SDXL's"});
+  refuse([](auto& p) { p.negative_prompt = "\xff"; }, {"UTF-8"});
   refuse([](auto& p) { p.eta = 1.5; }, {"eta must be 0 to 1, got 1.5"});
   refuse([](auto& p) { p.seeds = {}; }, {"one seed, or one for each of the 1 images, got 0"});
   refuse([](auto& p) { p.seeds = {1, 2}; }, {"got 2"});

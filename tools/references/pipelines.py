@@ -11,8 +11,8 @@ versions. Fields of a case:
   instead of one with `seed` for the batch; cache_interval (0: not cached), cache_branch_id, and count: "calls" is this
   library's default, "timestep" is what DeepCache 0.1.1 does, which looks the timestep up in the scheduler's list, and
   so counts the repeated second timestep of PLMS as step 1 again.
-- inputs: input_ids and negative_input_ids [B, L], prompt_embeds and negative_prompt_embeds [B, L, D] (the negative ones
-  without guidance too), and init_latents [B, 4, h, w], which are torch.randn with CPU generators of these seeds.
+- options: further arguments of the pipeline, where there are some.
+- inputs: init_latents [B, 4, h, w], which are torch.randn with CPU generators of these seeds.
 - results: timesteps [S] and step_latents [S, B, 4, h, w] after each of S calls of the UNet, full_calls (the indices of
   those that ran the whole UNet), latents (the last ones), and in some cases image [B, 3, H, W] in [0, 1], float32.
 
@@ -26,7 +26,7 @@ import platform
 import sys
 import tempfile
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from unittest import mock
 
@@ -42,7 +42,7 @@ from export import export, quiet  # noqa: E402  (tools/ is no package)
 
 COMMAND = "python tools/references/pipelines.py"
 PROMPTS = ["red heart!", "panda, face", "a green apple & 2 flowers"]
-BRANCHES = {"sd1": 12, "sd2": 12, "one_layer": 8, "three_layers": 16, "sd1_bfloat16": 12}
+BRANCHES = {"sd1": 12, "sd2": 12, "one_layer": 8, "three_layers": 16, "sd1_bfloat16": 12, "sdxl": 9}
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,8 @@ class Case:
     seeds: tuple[int, ...] = ()
     eta: float = 0.0
     image: bool = False
+    options: dict = field(default_factory=dict)  # further arguments of the pipeline
+    label: str = ""  # of the options, in the name
 
     @property
     def name(self):
@@ -73,7 +75,7 @@ class Case:
         ]
         parts += ["unguided"] * (self.guidance_scale <= 1) + ["negative"] * bool(self.negative_prompt)
         parts += [f"eta{self.eta:g}".replace(".", "_")] * (self.eta > 0)
-        parts += [f"{len(self.seeds)}seeds"] * bool(self.seeds)
+        parts += [f"{len(self.seeds)}seeds"] * bool(self.seeds) + [self.label] * bool(self.label)
         parts += (
             [f"interval{self.cache_interval}", f"branch{self.cache_branch_id}"] if self.cache_interval else ["uncached"]
         )
@@ -81,8 +83,9 @@ class Case:
 
     @property
     def settings(self):
-        """Without `seeds` and `eta` where they say nothing."""
-        return {key: value for key, value in asdict(self).items() if key not in ("seeds", "eta") or value}
+        """Without those that say nothing."""
+        optional = ("seeds", "eta", "options", "label")
+        return {key: value for key, value in asdict(self).items() if key not in optional or value}
 
     def generator(self):
         """New generators, as the pipeline takes them."""
@@ -128,8 +131,32 @@ def cases():
         yield Case("sd1", eta=0.5, cache_interval=interval)
         # Guidance multiplies rounding differences: at 5, other kernels would differ by half as much as caching does.
         yield Case("sd1_bfloat16", guidance_scale=2.0, cache_interval=interval, image=interval == 0)
+    yield from options_cases("sd1", guidance_rescale=dict(guidance_rescale=0.7), clip_skip=dict(clip_skip=1))
+    yield Case("sdxl", image=True)
+    for branch in range(BRANCHES["sdxl"]):
+        yield Case("sdxl", cache_interval=3, cache_branch_id=branch, image=branch == 0)
+    yield Case("sdxl", scheduler="PLMS", cache_interval=2, cache_branch_id=1)
+    yield Case("sdxl", guidance_scale=1.0)
+    yield Case("sdxl", negative_prompt="blue!")
+    for interval in (0, 5):
+        yield Case("sdxl", batch=3, height=13, width=17, cache_interval=interval, cache_branch_id=interval)
+    yield from options_cases(
+        "sdxl",
+        guidance_rescale=dict(guidance_rescale=0.7),
+        clip_skip=dict(clip_skip=1),
+        prompt_2=dict(prompt_2="panda", negative_prompt_2="sun"),
+        sizes=dict(original_size=(64, 96), target_size=(80, 72), crops_coords_top_left=(8, 4)),
+        negative_sizes=dict(
+            negative_original_size=(32, 40), negative_target_size=(48, 56), negative_crops_coords_top_left=(2, 6)
+        ),
+    )
     yield Case("sd1", eta=1.0, batch=2, seeds=(7, 3), cache_interval=3)
     yield Case("sd1", scheduler="PLMS", batch=2, seeds=(7, 3))
+
+
+def options_cases(variant, **labelled):
+    for label, options in labelled.items():
+        yield Case(variant, options=options, label=label)
 
 
 # ---- DeepCache, two ways
@@ -208,6 +235,7 @@ def cut(pipe, case):
 def run(pipe, case, prompts):
     """The latents after each call of the UNet, and the timesteps."""
     steps, timesteps = [], []
+    negative = [case.negative_prompt] * case.batch if case.negative_prompt or case.variant != "sdxl" else None
 
     def keep(_, index, timestep, tensors):
         steps.append(tensors["latents"].clone())
@@ -216,7 +244,7 @@ def run(pipe, case, prompts):
 
     latents = pipe(
         prompts,
-        negative_prompt=[case.negative_prompt] * case.batch,
+        negative_prompt=negative,
         height=case.height * 8,
         width=case.width * 8,
         num_inference_steps=case.num_inference_steps,
@@ -225,6 +253,7 @@ def run(pipe, case, prompts):
         generator=case.generator(),
         output_type="latent",
         callback_on_step_end=keep,
+        **case.options,
     ).images
     assert torch.equal(latents, steps[-1])
     return torch.stack(steps), torch.tensor(timesteps)
@@ -239,24 +268,16 @@ def record(pipe, case):
     )
     prompts = PROMPTS[: case.batch]
 
-    def ids(texts):
-        return pipe.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-
-    embeds, negative_embeds = pipe.encode_prompt(prompts, "cpu", 1, True, [case.negative_prompt] * case.batch)
     shape = (case.batch, 4, case.height, case.width)
     init_latents = randn_tensor(shape, generator=case.generator(), dtype=pipe.dtype)  # as the pipeline draws them
     with cut(pipe, case) if case.cache_interval else nullcontext() as full_calls:
         step_latents, timesteps = run(pipe, case, prompts)
-    if case.cache_interval and case.variant in ("sd1", "sd2", "sd1_bfloat16"):
+    if case.cache_interval and case.variant not in ("one_layer", "three_layers"):
         with helper(pipe, case):
             if not torch.equal(run(pipe, case, prompts)[0], step_latents):
                 raise RuntimeError(f"{case.name}: DeepCacheSDHelper and the model of the cut differ")
     result = case.settings | dict(
         prompts=prompts,
-        input_ids=ids(prompts),
-        negative_input_ids=ids([case.negative_prompt] * case.batch),
-        prompt_embeds=embeds,
-        negative_prompt_embeds=negative_embeds,
         init_latents=init_latents,
         timesteps=timesteps,
         step_latents=step_latents,
@@ -300,6 +321,7 @@ def check_distinct(results):
                 "width",
                 "eta",
                 "seeds",
+                "options",
             )
         )
         groups.setdefault(key, []).append((name, result))

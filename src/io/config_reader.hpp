@@ -10,9 +10,9 @@
 
 namespace deepcache {
 
-/// Reads the settings of one scheduler_config.json as diffusers does: a missing key has the default of the class that
-/// asks, a key that no class asks for is ignored. What isn't ignored is checked: every getter throws std::runtime_error
-/// that names the key, its value and what is allowed.
+/// Reads the settings of one of a pipeline's JSON files as diffusers does: a missing key has the default of the class
+/// that asks, a key that no class asks for is ignored. What isn't ignored is checked: every getter throws
+/// std::runtime_error that names the key, its value and what is allowed.
 class ConfigReader {
  public:
   /// `config` must be a JSON object, and outlive the reader.
@@ -20,6 +20,9 @@ class ConfigReader {
 
   /// Whether the setting is there, and isn't null.
   bool holds(std::string_view key) const;
+
+  /// Checks that it is.
+  void require(std::string_view key) const;
 
   bool boolean(std::string_view key, bool missing) const;
   std::int64_t integer(std::string_view key, std::int64_t missing, std::int64_t min, std::int64_t max) const;

@@ -1,4 +1,4 @@
-#include "schedulers/config_reader.hpp"
+#include "io/config_reader.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -18,7 +18,7 @@ constexpr const char* kMinusInfinity = "-Infinity";
   constexpr std::size_t kLongestShown = 80;
   std::string text = value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   if (text.size() > kLongestShown) text = text.substr(0, kLongestShown) + "...";
-  throw std::runtime_error(fmt::format("the scheduler's setting \"{}\" is {}; it must be {}", key, text, allowed));
+  throw std::runtime_error(fmt::format("the setting \"{}\" is {}; it must be {}", key, text, allowed));
 }
 
 template <typename Number>
@@ -35,7 +35,7 @@ bool is_number_in(const nlohmann::json& value, double min, double max) {
 }  // namespace
 
 ConfigReader::ConfigReader(const nlohmann::json& config) : config_(config) {
-  check_data(config.is_object(), "a scheduler's configuration must be a JSON object, not {}", config.type_name());
+  check_data(config.is_object(), "a configuration must be a JSON object, not {}", config.type_name());
 }
 
 const nlohmann::json* ConfigReader::find(std::string_view key) const {
@@ -46,6 +46,10 @@ const nlohmann::json* ConfigReader::find(std::string_view key) const {
 bool ConfigReader::holds(std::string_view key) const {
   const auto* value = find(key);
   return value != nullptr && !value->is_null();
+}
+
+void ConfigReader::require(std::string_view key) const {
+  check_data(holds(key), "the setting \"{}\" is missing", key);
 }
 
 bool ConfigReader::boolean(std::string_view key, bool missing) const {

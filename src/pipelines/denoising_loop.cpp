@@ -1,0 +1,65 @@
+#include "pipelines/denoising_loop.hpp"
+
+#include <span>
+#include <vector>
+
+#include "core/torchscript.hpp"
+
+namespace deepcache {
+namespace {
+
+/// The inputs of a UNet in its own order; sample and timestep change from step to step.
+class Inputs {
+ public:
+  Inputs(const UNet& unet, const Conditions& conditions) {
+    for (const auto& name : unet.input_names()) {
+      if (name == "sample") sample_ = values_.size();
+      if (name == "timestep") timestep_ = values_.size();
+      values_.emplace_back(name == "sample" || name == "timestep" ? torch::Tensor() : conditions.at(name));
+    }
+  }
+  const std::vector<c10::IValue>& at(torch::Tensor sample, torch::Tensor timestep) {
+    values_[sample_] = std::move(sample);
+    values_[timestep_] = std::move(timestep);
+    return values_;
+  }
+
+ private:
+  std::vector<c10::IValue> values_;
+  std::size_t sample_ = 0, timestep_ = 0;
+};
+
+/// diffusers' rescale_noise_cfg (arXiv 2305.08891, section 3.4).
+torch::Tensor rescale(const torch::Tensor& guided, const torch::Tensor& conditional, double share) {
+  std::vector<std::int64_t> dims;
+  for (std::int64_t dim = 1; dim < guided.dim(); ++dim) dims.push_back(dim);
+  const auto rescaled = guided * (conditional.std(dims, true, true) / guided.std(dims, true, true));
+  return share * rescaled + (1 - share) * guided;
+}
+
+}  // namespace
+
+Denoised denoise(const UNet& unet, Scheduler& scheduler, torch::Tensor latents, const Conditions& conditions,
+                 const DenoisingOptions& options) {
+  const auto timesteps = scheduler.timesteps().to(torch::kDouble).contiguous();
+  const std::span schedule(timesteps.data_ptr<double>(), static_cast<std::size_t>(timesteps.numel()));
+  const auto device_timesteps = scheduler.timesteps().to(unet.device());
+  const bool guided = options.guidance_scale > 1;
+  Inputs inputs(unet, conditions);
+  unet.begin_run(schedule);
+  for (std::int64_t i = 0; i < timesteps.numel(); ++i) {
+    const auto sample = scheduler.scale_model_input(guided ? torch::cat({latents, latents}) : latents, i);
+    auto noise = first_tensor(unet.forward(inputs.at(sample, device_timesteps[i])));
+    if (guided) {
+      const auto halves = noise.chunk(2);
+      noise = halves[0] + options.guidance_scale * (halves[1] - halves[0]);
+      if (options.guidance_rescale > 0) noise = rescale(noise, halves[1], options.guidance_rescale);
+    }
+    latents = scheduler.step(noise, i, latents, options.step);
+    if (options.callback && !options.callback({i, timesteps.numel(), schedule[static_cast<std::size_t>(i)], latents}))
+      return {.latents = latents, .cancelled = true};
+  }
+  return {.latents = latents};
+}
+
+}  // namespace deepcache
