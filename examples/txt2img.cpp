@@ -46,7 +46,8 @@ void add_flags(CLI::App& app, Options& o) {
   app.add_option("-n,--negative-prompt", o.params.negative_prompt, "What to avoid");
   app.add_option("--steps", o.params.num_inference_steps, "Denoising steps")->capture_default_str();
   app.add_option("--cfg-scale", o.params.guidance_scale, "Classifier-free guidance; 1: none")->capture_default_str();
-  app.add_option("--scheduler", o.scheduler, "ddim or plms; default: the package's own");
+  app.add_option("--scheduler", o.scheduler,
+                 "Such as ddim, plms, euler_a, dpm++_2m_karras, unipc; default: the package's own");
   app.add_option("-s,--seed", o.seed, "Of the initial noise; negative: random")->capture_default_str();
   app.add_option("-b,--batch-size", o.params.num_images_per_prompt, "Images a prompt")->capture_default_str();
   app.add_option("-W,--width", o.params.width, "Pixels; 0: the model's own")->capture_default_str();
