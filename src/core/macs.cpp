@@ -152,11 +152,10 @@ MacCount count_macs(const Graph& graph, const std::vector<c10::IValue>& inputs, 
   } catch (const std::exception& error) {
     log(LogLevel::kDebug, fmt::format("multiply-accumulates are counted in a real step: {}", error.what()));
   }
-  std::vector<c10::IValue> zeros;
-  for (const auto& input : inputs)
-    zeros.push_back(map_tensors(input, [&](const torch::Tensor& tensor) {
-      return tensor.dim() == 0 ? torch::zeros({}, tensor.scalar_type()) : torch::zeros_like(tensor, device);
-    }));
+  auto zeros = shapes_of(inputs);
+  for (auto& value : zeros)
+    value = map_tensors(
+        value, [&](const torch::Tensor& shape) { return shape.is_meta() ? torch::zeros_like(shape, device) : shape; });
   return run_and_count(graph, std::move(zeros));
 }
 

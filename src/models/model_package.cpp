@@ -59,8 +59,10 @@ std::filesystem::path ModelPackage::folder(const std::string& name) const {
   for (const auto& [listed, entry] : files_)
     if (listed.starts_with(name + "/")) file(listed);
   if (std::filesystem::is_directory(path))
-    for (const auto& entry : std::filesystem::directory_iterator(path))
-      if (entry.path().extension() == ".json") file(name + "/" + entry.path().filename().string());
+    for (const auto& entry : std::filesystem::directory_iterator(path)) {
+      const auto present = name + "/" + entry.path().filename().string();
+      if (entry.path().extension() == ".json" && !has(present)) file(present);  // refuses it
+    }
   return path;
 }
 

@@ -16,12 +16,12 @@ PromptEncoder::PromptEncoder(const ModelPackage& package, torch::Device device)
 }
 
 PromptEmbeddings PromptEncoder::encode(const std::vector<std::string>& prompts,
-                                       const std::vector<std::string>& prompts_2, std::int64_t clip_skip) const {
+                                       const std::optional<std::string>& prompt_2, std::int64_t clip_skip) const {
   PromptEmbeddings embeddings;
   std::vector<torch::Tensor> states;
   for (const auto& encoder : encoders_) {
-    const bool second = !states.empty() && !prompts_2.empty();
-    const auto output = encoder(second ? prompts_2 : prompts);
+    const bool second = !states.empty() && prompt_2;
+    const auto output = encoder(second ? std::vector(prompts.size(), *prompt_2) : prompts);
     states.push_back(output.hidden_states[-layer_ - clip_skip]);
     embeddings.pooled = output.pooled;  // the last encoder's counts
   }
@@ -31,8 +31,7 @@ PromptEmbeddings PromptEncoder::encode(const std::vector<std::string>& prompts,
 
 PromptEmbeddings PromptEncoder::encode_negative(const std::optional<std::string>& prompt,
                                                 const std::optional<std::string>& prompt_2) const {
-  const auto text = prompt.value_or("");
-  auto embeddings = encode({text}, {prompt_2.value_or(text)}, 0);  // Python skips no layers here either
+  auto embeddings = encode({prompt.value_or("")}, prompt_2, 0);  // Python skips no layers here either
   if (!prompt && zeros_if_not_given_) {
     embeddings.states.zero_();
     embeddings.pooled.zero_();

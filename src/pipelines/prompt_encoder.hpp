@@ -24,9 +24,9 @@ class PromptEncoder {
  public:
   PromptEncoder(const ModelPackage& package, torch::Device device);
 
-  /// @param prompts_2  for the second encoder; empty: the same
+  /// @param prompt_2   for the second encoder; none: the same
   /// @param clip_skip  how many layers earlier than usual the states are read
-  PromptEmbeddings encode(const std::vector<std::string>& prompts, const std::vector<std::string>& prompts_2,
+  PromptEmbeddings encode(const std::vector<std::string>& prompts, const std::optional<std::string>& prompt_2,
                           std::int64_t clip_skip) const;
 
   /// Of a negative prompt, [1, ...]; where none is given, what the family has for that.

@@ -94,9 +94,8 @@ struct StableDiffusionPipeline::Impl {
                          latent_side(params.width, "width") * vae.factor()};
     const auto ids =
         time_ids(params.original_size.value_or(size), params.crops_coords_top_left, params.target_size.value_or(size));
-    const std::vector<std::string> prompts_2(params.prompt_2 ? prompts.size() : 0, params.prompt_2.value_or(""));
-    auto all =
-        conditions(prompt_encoder.encode(prompts, prompts_2, params.clip_skip), ids, params.num_images_per_prompt);
+    auto all = conditions(prompt_encoder.encode(prompts, params.prompt_2, params.clip_skip), ids,
+                          params.num_images_per_prompt);
     if (params.guidance_scale <= 1) return all;
     const bool own_ids = params.negative_original_size && params.negative_target_size;  // as in Python, both or none
     const auto negative_ids = own_ids ? time_ids(*params.negative_original_size, params.negative_crops_coords_top_left,
@@ -132,9 +131,10 @@ struct StableDiffusionPipeline::Impl {
     check_argument(is_xl() || !(params.prompt_2 || params.negative_prompt_2 || params.original_size ||
                                 params.target_size || params.negative_original_size || params.negative_target_size),
                    "prompt_2, negative_prompt_2 and the sizes that a model is told of are SDXL's; this isn't one");
-    prompt_encoder.validate(prompts, params.clip_skip);
+    auto texts = prompts;
     for (const auto& text : {params.prompt_2, params.negative_prompt, params.negative_prompt_2})
-      prompt_encoder.validate({text.value_or("")}, params.clip_skip);
+      if (text) texts.push_back(*text);
+    prompt_encoder.validate(texts, params.clip_skip);
   }
 
   StableDiffusionResult run(const std::vector<std::string>& prompts, const StableDiffusionParams& params) {

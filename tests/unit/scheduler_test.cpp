@@ -56,6 +56,13 @@ std::vector<torch::Tensor> run(Scheduler& scheduler, std::int64_t first = 0, Ste
   return samples;
 }
 
+/// The same of a new scheduler, over six steps.
+std::vector<torch::Tensor> run_afresh(const char* config) {
+  const auto scheduler = Scheduler::from_json(config);
+  scheduler->set_timesteps(6);
+  return run(*scheduler);
+}
+
 void expect_same(const std::vector<torch::Tensor>& actual, const std::vector<torch::Tensor>& expected) {
   ASSERT_EQ(actual.size(), expected.size());
   for (std::size_t i = 0; i < actual.size(); ++i) expect_tensor_near(actual[i], expected[i], 0.0);
@@ -170,9 +177,7 @@ TEST(SchedulerStep, RefusesOptionsItCannotFollow) {
 TEST(SchedulerStep, RepeatedRunsEqualFreshOnes) {
   for (const auto* config : kConfigs) {
     SCOPED_TRACE(config);
-    const auto fresh = Scheduler::from_json(config);
-    fresh->set_timesteps(6);
-    const auto expected = run(*fresh);
+    const auto expected = run_afresh(config);
 
     const auto scheduler = Scheduler::from_json(config);
     scheduler->set_timesteps(9);
@@ -190,9 +195,7 @@ TEST(SchedulerStep, RepeatedRunsEqualFreshOnes) {
 TEST(SchedulerStep, GoesOnAfterAnError) {
   for (const auto* config : kConfigs) {
     SCOPED_TRACE(config);
-    const auto fresh = Scheduler::from_json(config);
-    fresh->set_timesteps(6);
-    const auto expected = run(*fresh);
+    const auto expected = run_afresh(config);
 
     const auto scheduler = Scheduler::from_json(config);
     scheduler->set_timesteps(6);
@@ -286,9 +289,7 @@ TEST(SchedulerStep, ReadsNoValues) {
 TEST(SchedulerStep, GoesOnAfterNoiseThatDoesNotFit) {
   for (const auto* config : kStochastic) {
     SCOPED_TRACE(config);
-    const auto fresh = Scheduler::from_json(config);
-    fresh->set_timesteps(6);
-    const auto expected = run(*fresh);
+    const auto expected = run_afresh(config);
 
     const auto scheduler = Scheduler::from_json(config);
     scheduler->set_timesteps(6);
