@@ -268,9 +268,10 @@ def write_package(pipe, family, out, dtype, storage, say, stage):
     if storage != dtype:
         stage(f"{run} of the pipeline")
         exact = sample(pipe)
-        for module in modules(pipe):
-            round_weights(module, DTYPES[storage])
-            round_weights(module, DTYPES[dtype])
+        # One tensor at a time: a whole network back and forth would leave the allocator with gigabytes of holes.
+        for tensor in (tensor for module in modules(pipe) for tensor in weights(module).values()):
+            cast(tensor, DTYPES[storage])
+            cast(tensor, DTYPES[dtype])
     stage(f"{run} of the pipeline" + (f", its weights rounded to {storage}" if exact else ""))
     expected, loaded = sample(pipe), {}
     for network in family.networks:
