@@ -189,14 +189,19 @@ def check_network(network, pipe, loaded, stage):
     return worst
 
 
-def sample(pipe):
+def sample(pipe, family):
     """A short DDIM run: final latents, and the picture that they decode to."""
     scheduler, pipe.scheduler = pipe.scheduler, diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
     side = 16 * pipe.vae_scale_factor
+    generator, channels = torch.Generator().manual_seed(1), dict(image=3, mask_image=1)
+    arguments = {name: torch.rand(1, channels[name], side, side, generator=generator) for name in family.pictures}
+    if family.pictures:
+        arguments |= dict(strength=1.0)  # all steps
+    if family.pictures != ("image",):  # which has that picture's size
+        arguments |= dict(height=side, width=side)
     latents = pipe(
         CHECK_PROMPT,
-        height=side,
-        width=side,
+        **arguments,
         num_inference_steps=CHECK_STEPS,
         guidance_scale=CHECK_GUIDANCE,
         generator=torch.Generator().manual_seed(0),
@@ -254,9 +259,16 @@ def write_config(configured, file):
     """The configuration that runs here, which isn't always what the pipeline folder's file says.
 
     Older files lack settings (a VAE's scaling_factor), or have some that the pipeline puts right when it is made (a
-    UNet's sample_size, a scheduler's steps_offset and clip_sample).
+    UNet's sample_size, a scheduler's steps_offset and clip_sample). A scheduler's settings that nobody gave are left
+    to the class that reads them, as `from_config` of another class leaves them: SD 1.5's PNDM doesn't say how it spaces
+    timesteps.
     """
     config = json.loads(configured.to_json_string())
+    if isinstance(configured, diffusers.SchedulerMixin):
+        defaults = type(configured)().config
+        for name in configured.config.get("_use_default_values", ()):
+            if config.get(name) == defaults.get(name):
+                config.pop(name, None)
     config.pop("_name_or_path", None)  # a folder of the machine that made or exported it
     file.parent.mkdir(exist_ok=True)
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
@@ -267,13 +279,13 @@ def write_package(pipe, family, out, dtype, storage, say, stage):
     run, exact = f"{CHECK_STEPS} DDIM steps", None
     if storage != dtype:
         stage(f"{run} of the pipeline")
-        exact = sample(pipe)
+        exact = sample(pipe, family)
         # One tensor at a time: a whole network back and forth would leave the allocator with gigabytes of holes.
         for tensor in (tensor for module in modules(pipe) for tensor in weights(module).values()):
             cast(tensor, DTYPES[storage])
             cast(tensor, DTYPES[dtype])
     stage(f"{run} of the pipeline" + (f", its weights rounded to {storage}" if exact else ""))
-    expected, loaded = sample(pipe), {}
+    expected, loaded = sample(pipe, family), {}
     for network in family.networks:
         start = time.monotonic()
         stage(f"{network.file}: tracing")
@@ -288,7 +300,7 @@ def write_package(pipe, family, out, dtype, storage, say, stage):
         for network in family.networks:
             if network.stand_in:
                 stack.enter_context(mock.patch.object(*network.stand_in(pipe, loaded[network.file])))
-        actual = sample(pipe)
+        actual = sample(pipe, family)
     worst = max(difference(actual[i], expected[i], f"{what} of {run}") for i, what in enumerate(("latents", "picture")))
     say(f"{run}: {agreement(worst)}")
     if exact:
@@ -300,7 +312,7 @@ def write_package(pipe, family, out, dtype, storage, say, stage):
             write_config(configured, out / name / "config.json")
     write_config(pipe.scheduler, out / "scheduler/scheduler_config.json")
     for name in family.components:
-        if name.startswith("tokenizer"):
+        if name.startswith("tokenizer") and getattr(pipe, name) is not None:
             # Saved rather than copied: older folders contradict themselves about the padding token.
             getattr(pipe, name).save_pretrained(out / name)
     stage("hashing the files")
