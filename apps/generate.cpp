@@ -49,6 +49,8 @@ void add_model_flags(CLI::App& app, Options& o) {
   app.add_option("--refiner-start", o.request.refiner_start, "Where it does, from 0 to 1")
       ->needs("--refiner")
       ->capture_default_str();
+  app.add_flag("--vae-tiling", params.vae.tiling, "Decode and encode large pictures tile by tile: less memory");
+  app.add_flag("--vae-slicing", params.vae.slicing, "Decode and encode one picture of a batch at a time");
   app.add_option("--model_type,--model-type", o.model_type, "Checks that the package is of this type")
       ->check(CLI::IsMember(kModelTypes));
 }

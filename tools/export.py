@@ -28,7 +28,7 @@ import diffusers
 import torch
 import transformers
 
-from families import SCHEDULERS, Size, UsageError, load_pipeline, modules
+from families import SCHEDULERS, Size, UsageError, load_pipeline, modules, vae_in
 
 FORMAT_VERSION = 2
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -209,7 +209,9 @@ def sample(pipe, family):
         output_type="latent",
     ).images
     pipe.scheduler = scheduler
-    return latents, pipe.vae.decode(latents / pipe.vae.config.scaling_factor, return_dict=False)[0]
+    decoder = next(network for network in family.networks if network.file == "vae/decoder.pt")
+    vae = vae_in(pipe, decoder.dtype(pipe))
+    return latents, vae.decode(latents.to(decoder.dtype(pipe)) / vae.config.scaling_factor, return_dict=False)[0]
 
 
 def agreement(worst):
@@ -230,12 +232,16 @@ def sha256(file):
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def write_manifest(out, family, dtype, storage):
+def write_manifest(out, family, dtype, storage, dtypes):
+    """`dtypes` are those that the networks run in, of which the manifest says the ones that aren't `dtype`."""
     files = {
         file.relative_to(out).as_posix(): {"bytes": file.stat().st_size, "sha256": sha256(file)}
         for file in sorted(out.rglob("*"))
         if file.is_file()
     }
+    for name, other in dtypes.items():
+        if other != DTYPES[dtype]:
+            files[name]["dtype"] = str(other).removeprefix("torch.")
     exporter = {
         "name": "deepcache tools/export.py",
         "torch": torch.__version__,
@@ -291,7 +297,7 @@ def write_package(pipe, family, out, dtype, storage, say, stage):
         stage(f"{network.file}: tracing")
         traced = trace_network(network, pipe)
         stage(f"{network.file}: saving")
-        loaded[network.file] = save_network(traced, DTYPES[dtype], DTYPES[storage], out / network.file)
+        loaded[network.file] = save_network(traced, network.dtype(pipe), DTYPES[storage], out / network.file)
         worst = check_network(network, pipe, loaded[network.file], stage)
         size, seconds = (out / network.file).stat().st_size / 1e6, time.monotonic() - start
         say(f"{network.file}: {size:.1f} MB, {agreement(worst)} at {len(check_sizes(pipe))} sizes, {seconds:.1f} s")
@@ -316,7 +322,7 @@ def write_package(pipe, family, out, dtype, storage, say, stage):
             # Saved rather than copied: older folders contradict themselves about the padding token.
             getattr(pipe, name).save_pretrained(out / name)
     stage("hashing the files")
-    files = write_manifest(out, family, dtype, storage)
+    files = write_manifest(out, family, dtype, storage, {n.file: n.dtype(pipe) for n in family.networks})
     say(f"{len(files)} files, {sum(entry['bytes'] for entry in files.values()) / 1e6:.1f} MB")
     if (scheduler := type(pipe.scheduler).__name__) not in SCHEDULERS:
         say(

@@ -40,6 +40,7 @@ class Network:
     outputs: Callable = lambda output: (output,)  # output of the exported network -> the same tensors
     # pipeline, exported network -> (object, attribute, value) to run the pipeline on it
     stand_in: Callable | None = None
+    dtype: Callable = lambda pipe: pipe.dtype  # pipeline -> what the network runs in
 
 
 @dataclass(frozen=True)
@@ -147,13 +148,13 @@ def unet_xl_inputs(pipe, size):
     return *unet_inputs(pipe, size), torch.randn(size.batch, projection).to(pipe.dtype), time_ids
 
 
-def latent_inputs(pipe, size):
-    return (torch.randn(size.batch, pipe.vae.config.latent_channels, size.height, size.width).to(pipe.dtype),)
+def latent_inputs(pipe, size, dtype):
+    return (torch.randn(size.batch, pipe.vae.config.latent_channels, size.height, size.width).to(dtype),)
 
 
-def image_inputs(pipe, size):
+def image_inputs(pipe, size, dtype):
     height, width = size.height * pipe.vae_scale_factor, size.width * pipe.vae_scale_factor
-    return ((torch.rand(size.batch, pipe.vae.config.in_channels, height, width) * 2 - 1).to(pipe.dtype),)
+    return ((torch.rand(size.batch, pipe.vae.config.in_channels, height, width) * 2 - 1).to(dtype),)
 
 
 def exported_text_encoder(pipe, exported):
@@ -233,27 +234,48 @@ UNET_XL = Network(
         ),
     ),
 )
-VAE_DECODER = Network(
-    "vae/decoder.pt",
-    lambda pipe: VaeDecoder(pipe.vae),
-    latent_inputs,
-    lambda pipe, latents: (pipe.vae.decode(latents).sample,),
-    stand_in=lambda pipe, exported: (pipe.vae, "decode", lambda latents, **_: (exported(latents),)),
-)
-VAE_ENCODER = Network(
-    "vae/encoder.pt",
-    lambda pipe: VaeEncoder(pipe.vae),
-    image_inputs,
-    lambda pipe, image: (pipe.vae.encode(image).latent_dist.parameters,),
-    stand_in=lambda pipe, exported: (
-        pipe.vae,
-        "encode",
-        lambda image, **_: AutoencoderKLOutput(latent_dist=DiagonalGaussianDistribution(exported(image))),
-    ),
-)
+
+
+def vae_in(pipe, dtype):
+    """The pipeline's VAE, or a copy in another dtype."""
+    return pipe.vae if pipe.vae.dtype == dtype else copy.deepcopy(pipe.vae).to(dtype)
+
+
+def vae_networks(decoder_dtype, encoder_dtype):
+    """Decoder and encoder, whose dtypes are functions of the pipeline."""
+    return (
+        Network(
+            "vae/decoder.pt",
+            lambda pipe: VaeDecoder(vae_in(pipe, decoder_dtype(pipe))),
+            lambda pipe, size: latent_inputs(pipe, size, decoder_dtype(pipe)),
+            lambda pipe, latents: (vae_in(pipe, decoder_dtype(pipe)).decode(latents).sample,),
+            stand_in=lambda pipe, exported: (pipe.vae, "decode", lambda latents, **_: (exported(latents),)),
+            dtype=decoder_dtype,
+        ),
+        Network(
+            "vae/encoder.pt",
+            lambda pipe: VaeEncoder(vae_in(pipe, encoder_dtype(pipe))),
+            lambda pipe, size: image_inputs(pipe, size, encoder_dtype(pipe)),
+            lambda pipe, image: (vae_in(pipe, encoder_dtype(pipe)).encode(image).latent_dist.parameters,),
+            stand_in=lambda pipe, exported: (
+                pipe.vae,
+                "encode",
+                lambda image, **_: AutoencoderKLOutput(latent_dist=DiagonalGaussianDistribution(exported(image))),
+            ),
+            dtype=encoder_dtype,
+        ),
+    )
+
+
+def upcast_from(*dtypes):
+    """float32 where SDXL's pipelines take their VAE out of one of these, because it overflows in float16."""
+    return lambda pipe: torch.float32 if pipe.vae.config.force_upcast and pipe.dtype in dtypes else pipe.dtype
+
+
+VAE = vae_networks(lambda pipe: pipe.dtype, lambda pipe: pipe.dtype)
+VAE_XL = vae_networks(upcast_from(torch.float16), upcast_from(torch.float16, torch.bfloat16))
 
 TOKENIZER = ("CLIPTokenizer", "CLIPTokenizerFast")
-VAE = (VAE_DECODER, VAE_ENCODER)
 # Settings that give a network further inputs, which the family's pipeline and its package don't have.
 FURTHER_INPUTS = ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "time_cond_proj_dim")
 
@@ -280,7 +302,7 @@ STABLE_DIFFUSION_XL = Family(
         "unet": ("UNet2DConditionModel",),
         "vae": ("AutoencoderKL",),
     },
-    networks=(text_encoder_xl("text_encoder"), text_encoder_xl("text_encoder_2"), UNET_XL, *VAE),
+    networks=(text_encoder_xl("text_encoder"), text_encoder_xl("text_encoder_2"), UNET_XL, *VAE_XL),
     unsupported={"unet": FURTHER_INPUTS, "vae": ("latents_mean", "latents_std")},
 )
 IMAGE, IMAGE_AND_MASK = dict(pictures=("image",)), dict(pictures=("image", "mask_image"))

@@ -41,6 +41,12 @@ struct ImageSize {
   std::int64_t width = 0;
 };
 
+/// How the autoencoder works, for large pictures and batches: slower, in less memory.
+struct VaeOptions {
+  bool slicing = false;  ///< one picture at a time
+  bool tiling = false;   ///< one tile of a picture at a time, which changes it a little
+};
+
 /// Defaults are those of diffusers' pipelines. With an image, the run is image to image
 /// (StableDiffusionImg2ImgPipeline, StableDiffusionXLImg2ImgPipeline); with a mask too, inpainting
 /// (StableDiffusionInpaintPipeline and StableDiffusionXLInpaintPipeline).
@@ -83,6 +89,7 @@ struct StableDiffusionParams {
   ImageSize negative_crops_coords_top_left = {};                 ///< text to image only, as in Python
   double aesthetic_score = 6.0, negative_aesthetic_score = 2.5;  ///< the refiner's, instead of the target size
 
+  VaeOptions vae = {};
   bool decode = true;                                      ///< false: latents only, as diffusers' output_type="latent"
   std::function<bool(const PipelineStep&)> callback = {};  ///< after each step; returning false ends the run
 };
@@ -134,7 +141,7 @@ class StableDiffusionPipeline {
   bool shares_latents_with(const StableDiffusionPipeline& other) const;
 
   /// Images [B, 3, H, W], float32 in [0, 1], on the CPU, of latents as `operator()` returns them.
-  torch::Tensor decode(const torch::Tensor& latents) const;
+  torch::Tensor decode(const torch::Tensor& latents, const VaeOptions& options = {}) const;
 
   /// Another scheduler with the package's settings, as in `load`.
   /// @throws std::invalid_argument if it isn't known.

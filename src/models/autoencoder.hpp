@@ -7,6 +7,7 @@
 
 #include "core/torchscript.hpp"
 #include "deepcache/noise.hpp"
+#include "deepcache/stable_diffusion.hpp"
 #include "models/model_package.hpp"
 
 namespace deepcache {
@@ -16,19 +17,21 @@ class Autoencoder {
  public:
   /// What it says of itself in vae/config.json.
   struct Config {
-    std::int64_t factor;  ///< pixels to a latent, of each side
+    std::int64_t factor;       ///< pixels to a latent, of each side
+    std::int64_t sample_size;  ///< pixels of a tile's side
     std::int64_t latent_channels;
     double scaling_factor;
-    bool operator==(const Config&) const = default;
   };
 
   Autoencoder(const ModelPackage& package, torch::Device device);
 
   /// Latents [B, C, h, w] as the UNet knows them, to images [B, 3, H, W], float32 in [0, 1], on the CPU.
-  torch::Tensor decode(const torch::Tensor& latents) const;
+  torch::Tensor decode(const torch::Tensor& latents, const VaeOptions& options) const;
 
   /// Images [B, 3, H, W] in [0, 1] to latents [B, C, h, w], drawn from what the encoder makes of each.
-  torch::Tensor encode(const torch::Tensor& images, NoiseGenerator noise) const;
+  torch::Tensor encode(const torch::Tensor& images, const VaeOptions& options, NoiseGenerator noise) const;
+
+  bool shares_latents_with(const Autoencoder& other) const;
 
   const Config& config() const { return config_; }
 
@@ -39,7 +42,6 @@ class Autoencoder {
   ModelPackage package_;
   torch::Device device_;
   Config config_;
-  torch::Dtype dtype_;
   Network decoder_;
   mutable std::optional<Network> encoder_;  // read when first needed: text to image has no use for it
 };

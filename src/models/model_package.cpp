@@ -35,7 +35,10 @@ ModelPackage::ModelPackage(std::filesystem::path folder) : folder_(std::move(fol
     family_ = json.at("family").get<std::string>();
     dtype_ = dtype_from(json.at("dtype").get<std::string>(), manifest);
     for (const auto& [name, entry] : json.at("files").items())
-      files_[name] = {entry.at("bytes").get<std::uint64_t>(), entry.at("sha256").get<std::string>()};
+      files_[name] = {
+          .bytes = entry.at("bytes").get<std::uint64_t>(),
+          .sha256 = entry.at("sha256").get<std::string>(),
+          .dtype = entry.contains("dtype") ? dtype_from(entry["dtype"].get<std::string>(), manifest) : dtype_};
   } catch (const nlohmann::json::exception& error) {
     throw std::runtime_error(fmt::format("{} is malformed: {}", manifest.string(), error.what()));
   }
@@ -67,7 +70,11 @@ std::filesystem::path ModelPackage::folder(const std::string& name) const {
 }
 
 torch::jit::Module ModelPackage::network(const std::string& name) const {
-  return load_module(file(name), dtype_);
+  return load_module(file(name), dtype(name));
+}
+
+torch::Dtype ModelPackage::dtype(const std::string& name) const {
+  return files_.at(name).dtype;
 }
 
 }  // namespace deepcache

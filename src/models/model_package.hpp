@@ -25,6 +25,9 @@ class ModelPackage {
   /// That the networks run in.
   torch::Dtype dtype() const { return dtype_; }
 
+  /// That one of them runs in, where it needs another.
+  torch::Dtype dtype(const std::string& name) const;
+
   /// The path of one of the package's files, such as "unet/config.json".
   /// @throws std::runtime_error if it isn't in the manifest, is missing, or has another size or SHA-256 than it says.
   std::filesystem::path file(const std::string& name) const;
@@ -48,13 +51,14 @@ class ModelPackage {
     }
   }
 
-  /// A network, on the CPU, weights in `dtype()`. @throws std::runtime_error as `file`, or if it can't be read.
+  /// A network, on the CPU, weights in `dtype(name)`. @throws std::runtime_error as `file`, or if it can't be read.
   torch::jit::Module network(const std::string& name) const;
 
  private:
   struct Entry {
     std::uint64_t bytes = 0;
     std::string sha256;
+    torch::Dtype dtype = torch::kFloat;
   };
   std::filesystem::path folder_;
   std::string family_;

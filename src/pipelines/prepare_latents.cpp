@@ -22,7 +22,7 @@ bool holds_latents(const LatentSources& from) {
 
 torch::Tensor encode(const LatentSources& from, const torch::Tensor& image) {
   if (holds_latents(from)) return image.to(from.options);
-  return from.vae.encode(image, from.noise.first(image.size(0))).to(from.options);
+  return from.vae.encode(image, from.params.vae, from.noise.first(image.size(0))).to(from.options);
 }
 
 torch::Tensor initial_noise(const LatentSources& from) {

@@ -108,7 +108,7 @@ struct StableDiffusionPipeline::Impl {
                  .step = {.eta = params.eta, .noise = &noise},
                  .callback = params.callback});
     const bool decoded = params.decode && !result.cancelled;
-    return {.images = decoded ? vae.decode(result.latents) : torch::Tensor(),
+    return {.images = decoded ? vae.decode(result.latents, params.vae) : torch::Tensor(),
             .latents = result.latents,
             .cancelled = result.cancelled};
   }
@@ -174,12 +174,12 @@ std::int64_t StableDiffusionPipeline::vae_scale_factor() const {
 }
 
 bool StableDiffusionPipeline::shares_latents_with(const StableDiffusionPipeline& other) const {
-  return impl_->vae.config() == other.impl_->vae.config();
+  return impl_->vae.shares_latents_with(other.impl_->vae);
 }
 
-torch::Tensor StableDiffusionPipeline::decode(const torch::Tensor& latents) const {
+torch::Tensor StableDiffusionPipeline::decode(const torch::Tensor& latents, const VaeOptions& options) const {
   const torch::NoGradGuard no_grad;
-  return impl_->vae.decode(latents);
+  return impl_->vae.decode(latents, options);
 }
 
 void StableDiffusionPipeline::set_scheduler(std::string_view class_name) {

@@ -12,6 +12,7 @@ BRANCHES = {
     "three_layers": 16,
     "sd1_bfloat16": 12,
     "sdxl": 9,
+    "sdxl_float16": 9,
     "sd1_inpaint": 12,
     "sdxl_inpaint": 9,
     "sdxl_refiner": 9,
@@ -37,6 +38,7 @@ class Case:
     image: bool = False  # whether the decoded picture is recorded
     images: int = 0  # to begin with
     masks: int = 0
+    tiling: bool = False  # the VAE's, and slicing
     image_of: str = ""  # the case whose last latents are the image
     options: dict = field(default_factory=dict)  # further arguments of the pipeline
     label: str = ""  # of the options, in the name
@@ -54,7 +56,7 @@ class Case:
         parts += [f"{len(self.seeds)}seeds"] * bool(self.seeds) + [f"{self.images}images"] * (self.images > 1)
         parts += ["img2img"] * bool(self.images or self.image_of) * (not self.masks) + ["inpaint"] * bool(self.masks)
         parts += [f"{self.masks}masks"] * (self.masks > 1) + ["handover"] * bool(self.image_of)
-        parts += [self.label] * bool(self.label)
+        parts += ["tiling"] * self.tiling + [self.label] * bool(self.label)
         parts += (
             [f"interval{self.cache_interval}", f"branch{self.cache_branch_id}"] if self.cache_interval else ["uncached"]
         )
@@ -63,7 +65,7 @@ class Case:
     @property
     def settings(self):
         """Without those that say nothing."""
-        optional = ("seeds", "eta", "options", "label", "guidance_scale", "images", "masks", "image_of")
+        optional = ("seeds", "eta", "options", "label", "guidance_scale", "images", "masks", "tiling", "image_of")
         return {key: value for key, value in asdict(self).items() if key not in optional or value}
 
     @property
@@ -154,6 +156,22 @@ def scheduler_cases():
 
 def image_cases():
     """Image to image: the whole range of steps, or some of it."""
+    # Tiles are 16 latents wide; guidance would multiply float16's rounding.
+    yield Case("sd1", num_inference_steps=2, batch=2, height=17, width=30, tiling=True, image=True)
+    yield from options_cases(
+        "sd1",
+        num_inference_steps=2,
+        batch=2,
+        height=17,
+        width=30,
+        tiling=True,
+        images=2,
+        strength=dict(strength=1.0),
+    )
+    yield Case("sdxl_float16", guidance_scale=2.0, image=True)
+    yield from options_cases(
+        "sdxl_float16", guidance_scale=2.0, images=1, cache_interval=3, strength=dict(strength=1.0)
+    )
     yield Case("sd1", images=1, image=True)
     for interval in (0, 2):
         for scheduler in "DDIM", "PLMS", "euler", "heun", "dpm++_2m_karras", "unipc", "ddpm", "euler_a", "lcm":

@@ -41,7 +41,7 @@ from tiny_pipelines import ROOT, VARIANTS, tiny_pipeline
 
 sys.path.insert(0, str(ROOT / "tools"))
 from export import export, quiet  # noqa: E402  (tools/ is no package)
-from families import SCHEDULERS  # noqa: E402
+from families import SCHEDULERS, vae_in  # noqa: E402
 
 COMMAND = "python tools/references/pipelines.py"
 
@@ -164,7 +164,7 @@ def task_pipeline(pipe, case):
     if not case.images and not case.image_of:
         return pipe
     name = f"StableDiffusion{'XL' if case.is_xl else ''}{'Inpaint' if case.masks else 'Img2Img'}Pipeline"
-    pipe = getattr(diffusers, name).from_pipe(pipe)
+    pipe = getattr(diffusers, name).from_pipe(pipe, torch_dtype=pipe.dtype)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -198,6 +198,7 @@ def record(pipe, case, config, results):
         shape = (case.batch, 4, case.height, case.width)
         # As the pipeline draws them.
         inputs["init_latents"] = randn_tensor(shape, generator=case.generator(), dtype=pipe.dtype)
+    pipe.vae.use_tiling = pipe.vae.use_slicing = case.tiling
     with cut(pipe, case) if case.cache_interval else nullcontext() as full_calls:
         step_latents, timesteps = run(pipe, case, prompts, pictures)
     if case.cache_interval and case.variant not in ("one_layer", "three_layers"):
@@ -218,7 +219,9 @@ def record(pipe, case, config, results):
         result["seeds"] = torch.tensor(case.seeds)
     del result["image"]
     if case.image:
-        decoded = pipe.vae.decode(result["latents"] / pipe.vae.config.scaling_factor).sample
+        # SDXL's pipeline takes its VAE out of float16.
+        vae = vae_in(pipe, torch.float32) if case.is_xl and pipe.dtype == torch.float16 else pipe.vae
+        decoded = vae.decode(result["latents"].to(vae.dtype) / vae.config.scaling_factor).sample
         result["image"] = (decoded / 2 + 0.5).clamp(0, 1).float()
     return result
 
@@ -252,6 +255,7 @@ def check_distinct(results):
                 "options",
                 "images",
                 "masks",
+                "tiling",
                 "image_of",
             )
         )

@@ -61,6 +61,7 @@ VARIANTS = {
         ),
         unet=dict(cross_attention_dim=48, projection_class_embeddings_input_dim=40 + 5 * 8),
     ),
+    "sdxl_float16": dict(dtype=torch.float16),
 }
 
 
