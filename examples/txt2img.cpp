@@ -44,6 +44,8 @@ void add_flags(CLI::App& app, Options& o) {
       ->required()
       ->allow_extra_args(false);  // or "[cat, dog]" would be two prompts
   app.add_option("-n,--negative-prompt", o.params.negative_prompt, "What to avoid");
+  app.add_flag("--prompt-weighting", o.params.prompt_weighting, "Brackets are weights: (x:1.3), (x), [x]");
+  app.add_option("--max-prompt-chunks", o.params.max_prompt_chunks, "Of 75 tokens a prompt")->capture_default_str();
   app.add_option("--steps", o.params.num_inference_steps, "Denoising steps")->capture_default_str();
   app.add_option("--cfg-scale", o.params.guidance_scale, "Classifier-free guidance; 1: none")->capture_default_str();
   app.add_option("--scheduler", o.scheduler,

@@ -65,6 +65,12 @@ struct StableDiffusionParams {
   std::optional<ImageSize> negative_original_size = {}, negative_target_size = {};  ///< both, or the positive ones
   ImageSize negative_crops_coords_top_left = {};
 
+  /// Whether brackets in prompts are weights: "(x:1.3)" multiplies the attention to x, "(x)" by 1.1, "[x]" by 1 / 1.1;
+  /// they nest, and "\(" is a bracket. Weighted states keep their mean, as in diffusers' lpw_stable_diffusion.py.
+  bool prompt_weighting = false;
+  /// Chunks of 75 tokens that a prompt may have, 1 or more; what is beyond them is cut, with a warning that shows it.
+  std::int64_t max_prompt_chunks = 1;
+
   bool decode = true;                                      ///< false: latents only, as diffusers' output_type="latent"
   std::function<bool(const PipelineStep&)> callback = {};  ///< after each step; returning false ends the run
 };

@@ -174,8 +174,9 @@ std::unordered_map<std::string, Id> read_special_tokens(const json& settings, co
   return ids;
 }
 
-/// The byte itself if it prints in Latin-1, else the next character from U+0100 on: the symbols of byte-level BPE.
-std::array<std::string, 256> byte_symbols() {
+}  // namespace
+
+std::array<std::string, 256> CLIPVocabulary::byte_symbols() {
   std::array<std::string, 256> symbols;
   unsigned substitute = 0x100;
   for (unsigned byte = 0; byte < 256; ++byte) {
@@ -190,8 +191,6 @@ std::array<std::string, 256> byte_symbols() {
   return symbols;
 }
 
-}  // namespace
-
 CLIPVocabulary read_clip_vocabulary(const Path& folder) {
   const Vocab vocab = read_vocab(folder / "vocab.json");
   const json settings = read_settings(folder);
@@ -199,6 +198,7 @@ CLIPVocabulary read_clip_vocabulary(const Path& folder) {
   auto special_ids = read_special_tokens(settings, folder, vocab, added);
 
   CLIPVocabulary result;
+  for (const auto& [symbol, id] : vocab) result.symbols.emplace(id, symbol);
   result.merges = read_merges(folder / "merges.txt", vocab);
   result.start = special_ids["bos_token"];
   result.end = special_ids["eos_token"];
@@ -214,7 +214,7 @@ CLIPVocabulary read_clip_vocabulary(const Path& folder) {
   };
   result.start_of_text = id_or("<|startoftext|>", result.unknown);
   result.end_of_text = id_or("<|endoftext|>", result.unknown);
-  const auto symbols = byte_symbols();
+  const auto symbols = CLIPVocabulary::byte_symbols();
   for (std::size_t byte = 0; byte < symbols.size(); ++byte) {
     result.byte_ids[byte] = id_or(symbols[byte], CLIPVocabulary::kMissing);
     result.last_byte_ids[byte] = id_or(symbols[byte] + "</w>", CLIPVocabulary::kMissing);

@@ -94,16 +94,15 @@ struct StableDiffusionPipeline::Impl {
                          latent_side(params.width, "width") * vae.factor()};
     const auto ids =
         time_ids(params.original_size.value_or(size), params.crops_coords_top_left, params.target_size.value_or(size));
-    auto all = conditions(prompt_encoder.encode(prompts, params.prompt_2, params.clip_skip), ids,
-                          params.num_images_per_prompt);
-    if (params.guidance_scale <= 1) return all;
+    const auto encoded = prompt_encoder.encode(prompts, params);
+    auto all = conditions(encoded.prompts, ids, params.num_images_per_prompt);
+    if (!encoded.negative) return all;
     const bool own_ids = params.negative_original_size && params.negative_target_size;  // as in Python, both or none
     const auto negative_ids = own_ids ? time_ids(*params.negative_original_size, params.negative_crops_coords_top_left,
                                                  *params.negative_target_size)
                                       : ids;
     const auto batch = static_cast<std::int64_t>(prompts.size()) * params.num_images_per_prompt;
-    const auto negative = conditions(prompt_encoder.encode_negative(params.negative_prompt, params.negative_prompt_2),
-                                     negative_ids, batch);
+    const auto negative = conditions(*encoded.negative, negative_ids, batch);
     for (auto& [name, value] : all) value = torch::cat({negative.at(name), value});
     return all;
   }
@@ -131,10 +130,7 @@ struct StableDiffusionPipeline::Impl {
     check_argument(is_xl() || !(params.prompt_2 || params.negative_prompt_2 || params.original_size ||
                                 params.target_size || params.negative_original_size || params.negative_target_size),
                    "prompt_2, negative_prompt_2 and the sizes that a model is told of are SDXL's; this isn't one");
-    auto texts = prompts;
-    for (const auto& text : {params.prompt_2, params.negative_prompt, params.negative_prompt_2})
-      if (text) texts.push_back(*text);
-    prompt_encoder.validate(texts, params.clip_skip);
+    prompt_encoder.validate(prompts, params);
   }
 
   StableDiffusionResult run(const std::vector<std::string>& prompts, const StableDiffusionParams& params) {
