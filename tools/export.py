@@ -28,6 +28,7 @@ import diffusers
 import torch
 import transformers
 
+from adapters import adapt
 from families import SCHEDULERS, Size, UsageError, load_pipeline, modules
 
 FORMAT_VERSION = 2
@@ -250,9 +251,20 @@ def write_package(pipe, family, out, dtype, storage, say):
         )
 
 
-def export(source, out, dtype="float32", storage=None, variant=None, force=False, say=print):
+def export(
+    source,
+    out,
+    dtype="float32",
+    storage=None,
+    variant=None,
+    force=False,
+    say=print,
+    loras=(),
+    textual_inversions=(),
+):
     """Exports `source` to the package folder `out`, which appears only when it is whole.
 
+    `loras` and `textual_inversions` are given as on the command line: FILE or FILE:SCALE, FILE or FILE:TOKEN.
     @throws UsageError, CheckError
     """
     source, out, storage = Path(source), Path(out).resolve(), storage or dtype
@@ -268,6 +280,7 @@ def export(source, out, dtype="float32", storage=None, variant=None, force=False
         raise UsageError(f"{out} can't be written: {error}") from error
     try:
         pipe, family = load_pipeline(source, DTYPES[dtype], variant)
+        adapt(pipe, loras, textual_inversions, say)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             write_package(pipe, family, part, dtype, storage, say)
@@ -294,12 +307,36 @@ def main(arguments=None):
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="that the networks run in; default float32")
     parser.add_argument("--storage-dtype", choices=DTYPES, help="of the weights on disk; default: --dtype")
     parser.add_argument("--variant", help="of the weight files, such as fp16 for *.fp16.safetensors")
+    parser.add_argument(
+        "--lora",
+        metavar="FILE[:SCALE]",
+        action="append",
+        default=[],
+        help="safetensors file to fuse into the weights; may be given several times; default scale 1",
+    )
+    parser.add_argument(
+        "--textual-inversion",
+        metavar="FILE[:TOKEN]",
+        action="append",
+        default=[],
+        help="embeddings to add to the tokenizer and the text encoder; several times too; default token: the file's",
+    )
     parser.add_argument("--force", action="store_true", help="replace OUT_DIR if it is a package")
     args = parser.parse_args(arguments)
     quiet()
     try:
         say = functools.partial(print, flush=True)
-        export(args.pipeline, args.out, args.dtype, args.storage_dtype, args.variant, args.force, say)
+        export(
+            args.pipeline,
+            args.out,
+            args.dtype,
+            args.storage_dtype,
+            args.variant,
+            args.force,
+            say,
+            args.lora,
+            args.textual_inversion,
+        )
     except UsageError as error:
         print(f"export.py: {error}", file=sys.stderr)
         return 2

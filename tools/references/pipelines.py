@@ -35,6 +35,8 @@ from DeepCache import DeepCacheSDHelper
 from diffusers import DDIMScheduler, PNDMScheduler
 from diffusers.utils.torch_utils import randn_tensor
 
+from prompts import LONG, embeddings
+from tiny_adapters import load_adapters, write_adapters
 from tiny_pipelines import ROOT, VARIANTS, tiny_pipeline
 
 sys.path.insert(0, str(ROOT / "tools"))
@@ -42,7 +44,17 @@ from export import export, quiet  # noqa: E402  (tools/ is no package)
 
 COMMAND = "python tools/references/pipelines.py"
 PROMPTS = ["red heart!", "panda, face", "a green apple & 2 flowers"]
-BRANCHES = {"sd1": 12, "sd2": 12, "one_layer": 8, "three_layers": 16, "sd1_bfloat16": 12, "sdxl": 9}
+BRANCHES = {
+    "sd1": 12,
+    "sd2": 12,
+    "one_layer": 8,
+    "three_layers": 16,
+    "sd1_bfloat16": 12,
+    "sdxl": 9,
+    "lora": 6,
+    "textual_inversion": 6,
+}
+PROMPT_OPTIONS = ("prompt_weighting", "max_prompt_chunks")  # of this library; prompts.py is a model of them
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,7 @@ class Case:
     batch: int = 1
     height: int = 8
     width: int = 8
+    prompts: tuple[str, ...] = ()  # PROMPTS, if none
     negative_prompt: str = ""
     seed: int = 1
     seeds: tuple[int, ...] = ()
@@ -84,7 +97,7 @@ class Case:
     @property
     def settings(self):
         """Without those that say nothing."""
-        optional = ("seeds", "eta", "options", "label")
+        optional = ("prompts", "seeds", "eta", "options", "label")
         return {key: value for key, value in asdict(self).items() if key not in optional or value}
 
     def generator(self):
@@ -152,6 +165,23 @@ def cases():
     )
     yield Case("sd1", eta=1.0, batch=2, seeds=(7, 3), cache_interval=3)
     yield Case("sd1", scheduler="PLMS", batch=2, seeds=(7, 3))
+    yield from prompt_cases()
+
+
+def prompt_cases():
+    """Prompts that aren't short plain text, and what is exported for them."""
+    weighting, chunks = dict(prompt_weighting=True), dict(max_prompt_chunks=3)
+    concepts = dict(prompts=("a <cat>, <star> & (heart)",), negative_prompt="<cat>_2 face")
+    weighted = dict(prompts=(LONG + "[panda] (<cat>:1.6)", "red (heart:1.5)"), negative_prompt="(blue!:0.5)", batch=2)
+    for interval in (0, 3):
+        cached = dict(cache_interval=interval, cache_branch_id=1)
+        yield Case("lora", **cached)
+        yield Case("textual_inversion", **concepts, **cached)
+        yield Case("textual_inversion", **weighted, **cached, options=weighting | chunks, label="weighted_long")
+    yield Case("sd1", negative_prompt="blue sky, " * 9, options=chunks, label="long")
+    prompt_2 = dict(prompt_2="(panda:0.7), " * 9, negative_prompt_2="[moon]")
+    options = dict(options=weighting | chunks | prompt_2 | dict(clip_skip=1), label="weighted_long")
+    yield Case("sdxl", prompts=("a (red:1.5) heart",), negative_prompt="blue!", **options)
 
 
 def options_cases(variant, **labelled):
@@ -236,6 +266,9 @@ def run(pipe, case, prompts):
     """The latents after each call of the UNet, and the timesteps."""
     steps, timesteps = [], []
     negative = [case.negative_prompt] * case.batch if case.negative_prompt or case.variant != "sdxl" else None
+    texts = dict(prompt=prompts, negative_prompt=negative, **case.options)
+    if any(option in case.options for option in PROMPT_OPTIONS):
+        texts = embeddings(pipe, prompts, negative[0], **case.options)
 
     def keep(_, index, timestep, tensors):
         steps.append(tensors["latents"].clone())
@@ -243,8 +276,6 @@ def run(pipe, case, prompts):
         return {}
 
     latents = pipe(
-        prompts,
-        negative_prompt=negative,
         height=case.height * 8,
         width=case.width * 8,
         num_inference_steps=case.num_inference_steps,
@@ -253,7 +284,7 @@ def run(pipe, case, prompts):
         generator=case.generator(),
         output_type="latent",
         callback_on_step_end=keep,
-        **case.options,
+        **texts,
     ).images
     assert torch.equal(latents, steps[-1])
     return torch.stack(steps), torch.tensor(timesteps)
@@ -266,7 +297,7 @@ def record(pipe, case):
         if case.scheduler == "DDIM"
         else PNDMScheduler.from_config(config, skip_prk_steps=True)
     )
-    prompts = PROMPTS[: case.batch]
+    prompts = list(case.prompts or PROMPTS[: case.batch])
 
     shape = (case.batch, 4, case.height, case.width)
     init_latents = randn_tensor(shape, generator=case.generator(), dtype=pipe.dtype)  # as the pipeline draws them
@@ -353,15 +384,18 @@ def main():
     pipes = {variant: tiny_pipeline(variant) for variant in VARIANTS}
     for variant, pipe in pipes.items():
         with tempfile.TemporaryDirectory() as folder:
-            pipe.save_pretrained(folder)
+            adapters = write_adapters(variant, pipe, Path(folder))
+            pipe.save_pretrained(Path(folder) / "pipeline")
             export(
-                folder,
+                Path(folder) / "pipeline",
                 args.out / "packages" / variant,
                 dtype=(dtype := str(pipe.dtype).removeprefix("torch.")),
                 storage="float16" if dtype == "float32" else dtype,
                 force=True,
                 say=lambda line, variant=variant: print(f"{variant}: {line}", flush=True),
+                **adapters,
             )
+            load_adapters(pipe, **adapters)  # LoRAs beside the weights, which the package has fused
     results = {case.name: record(pipes[case.variant], case) for case in cases()}
     check_distinct(results)
     folder = args.out / "pipelines"

@@ -34,6 +34,11 @@ XL_UNET = dict(
     cross_attention_dim=32 + 48,
     projection_class_embeddings_input_dim=40 + 6 * 8,
 )
+SMALL_UNET = dict(
+    block_out_channels=(8, 16),
+    down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+)
 
 # What a variant changes: in the UNet's config, the text encoder's, the scheduler's, the tokenizer's; what it runs in.
 VARIANTS = {
@@ -48,6 +53,8 @@ VARIANTS = {
     "three_layers": dict(unet=dict(layers_per_block=3)),
     "sd1_bfloat16": dict(dtype=torch.bfloat16),
     "sdxl": {},
+    "lora": dict(unet=SMALL_UNET),
+    "textual_inversion": dict(unet=SMALL_UNET, tokenizer=dict(pad_token="!")),
 }
 
 
@@ -155,6 +162,8 @@ def tiny_pipeline(variant, seed=0):
                 feature_extractor=None,
                 requires_safety_checker=False,
             )
+    if variant == "textual_inversion":  # trained encoders' states have a mean, which weighted prompts keep
+        torch.nn.init.constant_(pipe.text_encoder.text_model.final_layer_norm.bias, 0.25)
     telling(pipe)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(options.get("dtype", torch.float32))
