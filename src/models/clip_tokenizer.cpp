@@ -143,7 +143,6 @@ struct CLIPTokenizer::Impl {
 
   CLIPVocabulary vocabulary;
   const icu::Normalizer2& nfc;
-  std::array<std::string, 256> byte_symbols = CLIPVocabulary::byte_symbols();
 
   const Merge* find_merge(Id left, Id right) const {
     const auto entry = vocabulary.merges.find(CLIPVocabulary::pair_key(left, right));
@@ -205,8 +204,8 @@ struct CLIPTokenizer::Impl {
       std::size_t end = begin;
       next_code_point(symbols, end);
       const auto symbol = symbols.substr(begin, end - begin);
-      const auto byte = std::ranges::find(byte_symbols, symbol);
-      text += byte == byte_symbols.end() ? symbol : std::string(1, static_cast<char>(byte - byte_symbols.begin()));
+      const auto byte = vocabulary.bytes.find(symbol);
+      text += byte == vocabulary.bytes.end() ? symbol : std::string(1, byte->second);
       begin = end;
     }
     std::string valid;

@@ -174,9 +174,8 @@ std::unordered_map<std::string, Id> read_special_tokens(const json& settings, co
   return ids;
 }
 
-}  // namespace
-
-std::array<std::string, 256> CLIPVocabulary::byte_symbols() {
+/// The byte itself if it prints in Latin-1, else the next character from U+0100 on: the symbols of byte-level BPE.
+std::array<std::string, 256> byte_symbols() {
   std::array<std::string, 256> symbols;
   unsigned substitute = 0x100;
   for (unsigned byte = 0; byte < 256; ++byte) {
@@ -190,6 +189,8 @@ std::array<std::string, 256> CLIPVocabulary::byte_symbols() {
   }
   return symbols;
 }
+
+}  // namespace
 
 CLIPVocabulary read_clip_vocabulary(const Path& folder) {
   const Vocab vocab = read_vocab(folder / "vocab.json");
@@ -214,8 +215,9 @@ CLIPVocabulary read_clip_vocabulary(const Path& folder) {
   };
   result.start_of_text = id_or("<|startoftext|>", result.unknown);
   result.end_of_text = id_or("<|endoftext|>", result.unknown);
-  const auto symbols = CLIPVocabulary::byte_symbols();
+  const auto symbols = byte_symbols();
   for (std::size_t byte = 0; byte < symbols.size(); ++byte) {
+    result.bytes.emplace(symbols[byte], static_cast<char>(byte));
     result.byte_ids[byte] = id_or(symbols[byte], CLIPVocabulary::kMissing);
     result.last_byte_ids[byte] = id_or(symbols[byte] + "</w>", CLIPVocabulary::kMissing);
   }

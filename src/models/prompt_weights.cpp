@@ -28,9 +28,10 @@ std::optional<std::string_view> weight_at(std::string_view text) {
 
 double to_number(std::string_view text) {
   const auto digits = text.starts_with('+') ? text.substr(1) : text;  // from_chars takes no plus
+  const auto* begin = digits.data();
+  const auto* end = begin + digits.size();
   double number = 0;
-  const auto* end = digits.data() + digits.size();
-  const auto read = std::from_chars(digits.data(), end, number);
+  const auto read = std::from_chars(begin, end, number);
   check_argument(read.ec == std::errc() && read.ptr == end,
                  "a weight in a prompt must be a number, such as 1.3, that a double holds; got {}", text);
   return number;

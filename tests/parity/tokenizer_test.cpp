@@ -1,4 +1,5 @@
-// Ids, and the text they stand for, must equal those of transformers' slow CLIPTokenizer, recorded by tools/references/tokenizer.py.
+// Ids, and the text they stand for, must equal those of transformers' slow CLIPTokenizer, recorded by
+// tools/references/tokenizer.py.
 
 #include "deepcache/tokenizer.hpp"
 
