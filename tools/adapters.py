@@ -74,31 +74,33 @@ def read_embeddings(file):
     return weights
 
 
-def embeddings_by_encoder(pipe, file, token):
-    """For each text encoder that the file is for, the end of its name, the token and the embeddings [n, D]."""
+def named_embeddings(pipe, file, token):
+    """The token, and the embeddings [n, D] or [D] by the end of their text encoder's name."""
     weights = read_embeddings(file)
+    present = [suffix for suffix in ("", "_2") if getattr(pipe, "text_encoder" + suffix, None)]
     if weights.keys() == TWO_ENCODERS.keys():
         if not hasattr(pipe, "text_encoder_2"):
             raise UsageError(f"--textual-inversion {file}: it is SDXL's, and this pipeline has one text encoder")
+        name = token
         if token is None:
             raise UsageError(f"--textual-inversion {file}: the file has no name for its token, say FILE:TOKEN")
-        found = [(suffix, token, weights[key]) for key, suffix in TWO_ENCODERS.items()]
-    elif "string_to_param" in weights:  # AUTOMATIC1111's
-        found = [("", weights.get("name") if token is None else token, weights["string_to_param"].get("*"))]
+        found = {suffix: weights[key] for key, suffix in TWO_ENCODERS.items() if suffix in present}
+    elif isinstance(weights.get("string_to_param"), dict):  # AUTOMATIC1111's
+        name, found = weights.get("name"), {present[0]: weights["string_to_param"].get("*")}
     elif len(weights) == 1:
-        found = [("", name if token is None else token, embeddings) for name, embeddings in weights.items()]
+        name, found = next(iter(weights)), {present[0]: next(iter(weights.values()))}
     else:
-        raise UsageError(f"--textual-inversion {file}: there must be one embedding, got {', '.join(sorted(weights))}")
-    for suffix, name, embeddings in found:
-        width = getattr(pipe, "text_encoder" + suffix).config.hidden_size
-        shape = list(embeddings.shape) if isinstance(embeddings, torch.Tensor) else type(embeddings).__name__
-        if not isinstance(embeddings, torch.Tensor) or len(shape) not in (1, 2) or shape[-1] != width or 0 in shape:
-            raise UsageError(
-                f"--textual-inversion {file}: text_encoder{suffix} reads embeddings of width {width}, got {shape}"
-            )
-        if not isinstance(name, str) or not name or name != name.strip():
-            raise UsageError(f"--textual-inversion {file}: the token must be a word, got {name!r}")
-    return found
+        names = ", ".join(sorted(map(str, weights)))
+        raise UsageError(f"--textual-inversion {file}: there must be one embedding, got {names}")
+    return name if token is None else token, found
+
+
+def check_embeddings(embeddings, encoder, what):
+    width = encoder.config.hidden_size
+    tensor = isinstance(embeddings, torch.Tensor)
+    shape = list(embeddings.shape) if tensor else type(embeddings).__name__
+    if not tensor or len(shape) not in (1, 2) or shape[-1] != width or 0 in shape:
+        raise UsageError(f"{what}: the text encoder's embeddings are of width {width}, got {shape}")
 
 
 def add_textual_inversion(pipe, option):
@@ -106,17 +108,19 @@ def add_textual_inversion(pipe, option):
 
     Embeddings of several vectors become the tokens TOKEN, TOKEN_1, TOKEN_2 ..., as in diffusers.
     """
-    file, token = split_option(option, "--textual-inversion")
-    for suffix, name, embeddings in embeddings_by_encoder(pipe, file, token):
-        tokenizer, encoder = (getattr(pipe, part + suffix) for part in ("tokenizer", "text_encoder"))
+    file, given = split_option(option, "--textual-inversion")
+    token, found = named_embeddings(pipe, file, given)
+    if not isinstance(token, str) or not token or token != token.strip():
+        raise UsageError(f"--textual-inversion {file}: the token must be a word, got {token!r}")
+    for suffix, embeddings in found.items():
+        parts = {part: getattr(pipe, part + suffix) for part in ("tokenizer", "text_encoder")}
+        check_embeddings(embeddings, parts["text_encoder"], f"--textual-inversion {file}")
         try:
-            pipe.load_textual_inversion(
-                {name: embeddings.detach()}, token=name, tokenizer=tokenizer, text_encoder=encoder
-            )
+            pipe.load_textual_inversion({token: embeddings.detach()}, token=token, **parts)
         except ValueError as error:  # the token is there already
             raise UsageError(f"--textual-inversion {file}: {error}") from error
     vectors = 1 if embeddings.dim() == 1 else len(embeddings)
-    return f"{file.name}: token {name}, {vectors} vector{'s' if vectors > 1 else ''}"
+    return f"{file.name}: token {token}, {vectors} vector{'s' if vectors > 1 else ''}"
 
 
 def adapt(pipe, loras=(), textual_inversions=(), say=print):

@@ -71,7 +71,7 @@ PromptEmbeddings PromptEncoder::encode(const Tokens& tokens, std::int64_t chunks
 EncodedPrompts PromptEncoder::encode(const std::vector<std::string>& prompts,
                                      const StableDiffusionParams& params) const {
   const auto tokens = tokenize(prompts, params.prompt_2, params.prompt_weighting);
-  const bool guided = params.guidance_scale > 1;
+  const bool guided = *params.guidance_scale > 1;
   const auto negative_tokens = guided ? tokenize_negative(params) : Tokens(encoders_.size());
   const auto chunks =
       std::min(params.max_prompt_chunks, std::max(chunks_needed(tokens), chunks_needed(negative_tokens)));

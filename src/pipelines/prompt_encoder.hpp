@@ -30,8 +30,8 @@ class PromptEncoder {
  public:
   PromptEncoder(const ModelPackage& package, torch::Device device);
 
-  /// Encodes prompts, and the negative prompt if there is guidance; where none is given, what the family has for that.
-  /// All get as many chunks of tokens as the longest needs, up to params.max_prompt_chunks.
+  /// Encodes prompts for `resolve`d params, and the negative prompt if there is guidance; where none is given, what the
+  /// family has for that. All get as many chunks of tokens as the longest needs, up to params.max_prompt_chunks.
   EncodedPrompts encode(const std::vector<std::string>& prompts, const StableDiffusionParams& params) const;
 
   /// @throws std::invalid_argument for text that isn't UTF-8, weights that aren't numbers, more skipped layers than

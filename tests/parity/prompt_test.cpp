@@ -33,7 +33,7 @@ TEST(PromptParity, BracketsAreReadAsPythonReadsThem) {
 }
 
 StableDiffusionParams params_of(const Recorded& options) {
-  StableDiffusionParams params;
+  StableDiffusionParams params{.guidance_scale = 7.5};
   const std::map<std::string, std::function<void(const char*)>> readers{
       {"prompt_weighting", [&](const char* key) { params.prompt_weighting = options.boolean(key); }},
       {"max_prompt_chunks", [&](const char* key) { params.max_prompt_chunks = options.integer(key); }},

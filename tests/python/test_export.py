@@ -201,7 +201,9 @@ class PackageTest(ExportTest):
         older = dict(_diffusers_version="0.6.0", _name_or_path="/home/someone/sd")
         edit_json(source / "unet/config.json", sample_size=32, use_linear_projection=..., **older)
         edit_json(source / "vae/config.json", scaling_factor=..., force_upcast=..., **older)
-        edit_json(source / "scheduler/scheduler_config.json", steps_offset=..., clip_sample=..., **older)
+        edit_json(
+            source / "scheduler/scheduler_config.json", steps_offset=..., clip_sample=..., timestep_spacing=..., **older
+        )
         edit_json(
             source / "text_encoder/config.json", _name_or_path="/home/someone/sd", dtype=..., torch_dtype="float32"
         )
@@ -224,6 +226,7 @@ class PackageTest(ExportTest):
         self.assertEqual([unet["sample_size"], pipe.unet.config.sample_size], [64, 64])
         self.assertEqual([vae["scaling_factor"], pipe.vae.config.scaling_factor], [0.18215, 0.18215])
         self.assertEqual([scheduler["steps_offset"], scheduler["clip_sample"]], [1, False])
+        self.assertNotIn("timestep_spacing", scheduler)  # another scheduler's own default counts, as in Python
         self.assertEqual([text_encoder["hidden_act"], text_encoder["dtype"]], ["quick_gelu", "float32"])
         self.assertEqual(index["safety_checker"], [None, None])  # which the package doesn't have
         for written, component in (unet, pipe.unet), (vae, pipe.vae), (scheduler, pipe.scheduler):
@@ -289,7 +292,7 @@ class AdapterTest(ExportTest):
         """The package's text encoders and UNet compute what the pipeline's do."""
         torch.manual_seed(0)
         for network in families.FAMILIES[type(pipe).__name__].networks:
-            if network.file.startswith("vae"):
+            if network.file.startswith("vae") or not (package / network.file).exists():
                 continue
             inputs = network.inputs(pipe, SIZES[1])
             loaded = export.load_network(package / network.file, torch.float32)
@@ -350,12 +353,29 @@ class AdapterTest(ExportTest):
         package, printed = self.exported("sdxl", "--textual-inversion", f"{folder}/style.safetensors:<style>")
         self.assertIn("token <style>, 2 vectors\n", printed)
         for key, suffix in ("clip_l", ""), ("clip_g", "_2"):
-            parts = dict(
-                tokenizer=getattr(pipe, f"tokenizer{suffix}"), text_encoder=getattr(pipe, f"text_encoder{suffix}")
-            )
+            parts = {part: getattr(pipe, part + suffix) for part in ("tokenizer", "text_encoder")}
             pipe.load_textual_inversion({"<style>": vectors[key]}, token="<style>", **parts)
             tokenizer = CLIPTokenizer.from_pretrained(package / f"tokenizer{suffix}")
             self.assertEqual(len(tokenizer("<style> <style>_1").input_ids), 4)
+        self.expect_networks(package, pipe)
+
+    def test_the_refiner_takes_what_is_for_its_one_text_encoder(self):
+        pipe, folder = tiny_pipeline("sdxl_refiner"), self.scratch()
+        pipe.save_pretrained(self.source("sdxl_refiner"))
+        vectors = tiny_adapters.concept(pipe.text_encoder_2, 2)
+        save_file({"clip_l": torch.ones(2, 32), "clip_g": vectors}, folder / "two.safetensors")
+        save_file({"<one>": vectors}, folder / "one.safetensors")
+        files = [
+            "--textual-inversion",
+            f"{folder}/two.safetensors:<two>",
+            "--textual-inversion",
+            f"{folder}/one.safetensors",
+        ]
+        package, _ = self.exported("sdxl_refiner", *files)
+        for token in "<two>", "<one>":
+            parts = dict(tokenizer=pipe.tokenizer_2, text_encoder=pipe.text_encoder_2)
+            pipe.load_textual_inversion({token: vectors}, token=token, **parts)
+        self.assertFalse((package / "text_encoder").exists())
         self.expect_networks(package, pipe)
 
     def test_textual_inversion_in_older_files(self):
@@ -422,7 +442,7 @@ class AdapterTest(ExportTest):
             "good.safetensors:": "the token must be a word, got ''",
             "good.safetensors:face": "face already in tokenizer vocabulary",
             "word.safetensors": "a already in tokenizer vocabulary",
-            "narrow.safetensors": r"reads embeddings of width 32, got \[2, 31\]",
+            "narrow.safetensors": r"embeddings are of width 32, got \[2, 31\]",
             "cube.safetensors": r"width 32, got \[2, 2, 32\]",
             "empty.safetensors": r"width 32, got \[0, 32\]",
             "two.safetensors": "there must be one embedding, got <a>, <b>",
