@@ -130,6 +130,12 @@ class StableDiffusionPipeline {
   /// strength.
   StableDiffusionParams resolve(const StableDiffusionParams& params) const;
 
+  /// [B, C, h, w] of the latents of a run of so many prompts.
+  std::vector<std::int64_t> latent_shape(std::size_t num_prompts, const StableDiffusionParams& params = {}) const;
+
+  /// Pixels to a latent, of each side.
+  std::int64_t vae_scale_factor() const;
+
   /// Whether the other pipeline can go on with this one's latents.
   bool shares_latents_with(const StableDiffusionPipeline& other) const;
 

@@ -94,7 +94,7 @@ struct StableDiffusionPipeline::Impl {
                                            .scheduler = *scheduler,
                                            .vae = vae,
                                            .range = range,
-                                           .shape = latent_shape(prompts.size(), params, traits),
+                                           .shape = deepcache::latent_shape(prompts.size(), params, traits),
                                            .options = torch::TensorOptions().dtype(dtype).device(device),
                                            .noise = noise});
     const auto result =
@@ -150,6 +150,15 @@ void StableDiffusionPipeline::validate(const std::vector<std::string>& prompts,
 
 StableDiffusionParams StableDiffusionPipeline::resolve(const StableDiffusionParams& params) const {
   return deepcache::resolve(params, impl_->traits);
+}
+
+std::vector<std::int64_t> StableDiffusionPipeline::latent_shape(std::size_t num_prompts,
+                                                                const StableDiffusionParams& params) const {
+  return deepcache::latent_shape(num_prompts, resolve(params), impl_->traits);
+}
+
+std::int64_t StableDiffusionPipeline::vae_scale_factor() const {
+  return impl_->traits.vae_scale_factor;
 }
 
 bool StableDiffusionPipeline::shares_latents_with(const StableDiffusionPipeline& other) const {
