@@ -147,6 +147,10 @@ class StableDiffusionPipeline {
   void set_scheduler(std::string_view class_name);
   std::string scheduler_name() const;
 
+  /// What the model is: "sd1.5", "sd2.1", "sd" (a Stable Diffusion of another text width), "sdxl", "sdxl-refiner",
+  /// "sd-inpaint" or "sdxl-inpaint" (with a UNet made for that).
+  std::string model_type() const;
+
   UNet unet() const;
 
  private:
