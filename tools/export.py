@@ -28,6 +28,7 @@ import diffusers
 import torch
 import transformers
 
+from adapters import adapt
 from families import SCHEDULERS, Size, UsageError, load_pipeline, modules, vae_in
 
 FORMAT_VERSION = 2
@@ -331,10 +332,22 @@ def write_package(pipe, family, out, dtype, storage, say, stage):
         )
 
 
-def export(source, out, dtype="float32", storage=None, variant=None, force=False, say=print, stage=lambda _: None):
+def export(
+    source,
+    out,
+    dtype="float32",
+    storage=None,
+    variant=None,
+    force=False,
+    say=print,
+    stage=lambda _: None,
+    loras=(),
+    textual_inversions=(),
+):
     """Exports `source` to the package folder `out`, which appears only when it is whole.
 
-    `say` is told results, `stage` what begins.
+    `say` is told results, `stage` what begins. `loras` and `textual_inversions` are given as on the command line: FILE
+    or FILE:SCALE, FILE or FILE:TOKEN.
 
     @throws UsageError, CheckError
     """
@@ -352,6 +365,7 @@ def export(source, out, dtype="float32", storage=None, variant=None, force=False
     try:
         stage(f"loading {source}")
         pipe, family = load_pipeline(source, DTYPES[dtype], variant)
+        adapt(pipe, loras, textual_inversions, say)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             write_package(pipe, family, part, dtype, storage, say, stage)
@@ -387,6 +401,20 @@ def main(arguments=None):
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="that the networks run in; default float32")
     parser.add_argument("--storage-dtype", choices=DTYPES, help="of the weights on disk; default: --dtype")
     parser.add_argument("--variant", help="of the weight files, such as fp16 for *.fp16.safetensors")
+    parser.add_argument(
+        "--lora",
+        metavar="FILE[:SCALE]",
+        action="append",
+        default=[],
+        help="safetensors file to fuse into the weights; may be given several times; default scale 1",
+    )
+    parser.add_argument(
+        "--textual-inversion",
+        metavar="FILE[:TOKEN]",
+        action="append",
+        default=[],
+        help="embeddings to add to the tokenizer and the text encoder; several times too; default token: the file's",
+    )
     parser.add_argument("--force", action="store_true", help="replace OUT_DIR if it is a package")
     args = parser.parse_args(arguments)
     quiet()
@@ -402,6 +430,8 @@ def main(arguments=None):
             args.force,
             progress.say,
             progress.stage,
+            args.lora,
+            args.textual_inversion,
         )
         progress.clear()
     except UsageError as error:

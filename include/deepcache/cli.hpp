@@ -41,6 +41,8 @@ inline void add_request_flags(CLI::App& app, Options& o) {
       ->required()
       ->allow_extra_args(false);  // or "[cat, dog]" would be two prompts
   app.add_option("-n,--negative-prompt", params.negative_prompt, "What to avoid");
+  app.add_flag("--prompt-weighting", params.prompt_weighting, "Brackets are weights: (x:1.3), (x), [x]");
+  app.add_option("--max-prompt-chunks", params.max_prompt_chunks, "Of 75 tokens a prompt")->capture_default_str();
   app.add_option("--steps", params.num_inference_steps, "Denoising steps")->capture_default_str();
   app.add_option("--cfg-scale", params.guidance_scale, "Classifier-free guidance; 1: none; default: 7.5, SDXL 5");
   app.add_option("--scheduler", o.scheduler,

@@ -89,6 +89,12 @@ struct StableDiffusionParams {
   ImageSize negative_crops_coords_top_left = {};                 ///< text to image only, as in Python
   double aesthetic_score = 6.0, negative_aesthetic_score = 2.5;  ///< the refiner's, instead of the target size
 
+  /// Whether brackets in prompts are weights: "(x:1.3)" multiplies the attention to x, "(x)" by 1.1, "[x]" by 1 / 1.1;
+  /// they nest, and "\(" is a bracket. Weighted states keep their mean, as in diffusers' lpw_stable_diffusion.py.
+  bool prompt_weighting = false;
+  /// Chunks of 75 tokens that a prompt may have, 1 or more; what is beyond them is cut, with a warning that shows it.
+  std::int64_t max_prompt_chunks = 1;
+
   VaeOptions vae = {};
   bool decode = true;                                      ///< false: latents only, as diffusers' output_type="latent"
   std::function<bool(const PipelineStep&)> callback = {};  ///< after each step; returning false ends the run

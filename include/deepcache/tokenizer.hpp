@@ -12,7 +12,7 @@
 ///   auto tokenizer = deepcache::CLIPTokenizer::load("models/emoji/tokenizer");
 ///   std::vector<std::int64_t> ids = tokenizer.encode("a red heart");  // padded to tokenizer.model_max_length()
 ///
-/// Not for training a vocabulary, nor for turning ids back into text.
+/// Not for training a vocabulary.
 namespace deepcache {
 
 /// Byte-level byte-pair encoding with CLIP's text cleaning, ids equal to transformers' `CLIPTokenizer`
@@ -39,6 +39,15 @@ class CLIPTokenizer {
 
   /// `prepare_for_model(tokenize(text))`.
   std::vector<std::int64_t> encode(std::string_view text) const;
+
+  /// The text of ids, as transformers' `decode` gives it without cleaning spaces up: lower case, a space behind each
+  /// word, special tokens too. Bytes that are no UTF-8, as where a character was cut, become U+FFFD.
+  /// @throws std::invalid_argument if there is no such id.
+  std::string decode(const std::vector<std::int64_t>& ids) const;
+
+  /// Writes textual inversions of several vectors out, as diffusers' pipelines do with a prompt before they tokenize
+  /// it: where the tokens "<cat>", "<cat>_1" and "<cat>_2" were added, each "<cat>" becomes "<cat> <cat>_1 <cat>_2".
+  std::string maybe_convert_prompt(std::string_view prompt) const;
 
   /// Ids in an encoded prompt (77 for Stable Diffusion).
   std::int64_t model_max_length() const;

@@ -20,6 +20,8 @@ Json request_of(const RunReport& report) {
   Json request{{"model", report.model},
                {"prompt", report.prompt},
                {"negative_prompt", params.negative_prompt.value_or("")},
+               {"prompt_weighting", params.prompt_weighting},
+               {"max_prompt_chunks", params.max_prompt_chunks},
                {"scheduler", report.scheduler},
                {"steps", params.num_inference_steps},
                {"guidance_scale", value_or_null(params.guidance_scale)},

@@ -19,6 +19,7 @@ using Id = CLIPVocabulary::Id;
 
 constexpr std::string_view kStartOfText = "<|startoftext|>";
 constexpr std::string_view kEndOfText = "<|endoftext|>";
+constexpr std::string_view kEndOfWord = "</w>";
 
 /// What CLIP's pattern tries first, in this order and ignoring case.
 constexpr std::array<std::string_view, 9> kLiterals = {kStartOfText, kEndOfText, "'s",  "'t", "'re",
@@ -124,10 +125,21 @@ std::size_t word_end(std::string_view text, std::size_t begin) {
   return end;
 }
 
+void replace_all(std::string& text, std::string_view from, std::string_view to) {
+  for (std::size_t at = text.find(from); at != std::string::npos; at = text.find(from, at + to.size()))
+    text.replace(at, from.size(), to);
+}
+
+std::string_view trimmed(std::string_view text) {
+  const auto begin = std::min(text.find_first_not_of(' '), text.size());
+  return text.substr(begin, text.find_last_not_of(' ') + 1 - begin);
+}
+
 }  // namespace
 
 struct CLIPTokenizer::Impl {
   using Merge = CLIPVocabulary::Merge;
+  using AddedToken = std::pair<std::string, Id>;
 
   CLIPVocabulary vocabulary;
   const icu::Normalizer2& nfc;
@@ -173,6 +185,35 @@ struct CLIPTokenizer::Impl {
     for (const Id id : symbols) ids.push_back(id == CLIPVocabulary::kMissing ? vocabulary.unknown : id);
   }
 
+  /// The added token that text starts with at `position`, the longest if there are several.
+  const AddedToken* added_token_at(std::string_view text, std::size_t position) const {
+    const auto rest = text.substr(position);
+    const auto found =
+        std::ranges::find_if(vocabulary.added_tokens, [&](const auto& token) { return rest.starts_with(token.first); });
+    return found == vocabulary.added_tokens.end() ? nullptr : &*found;
+  }
+
+  bool is_added(const std::string& token) const {
+    return std::ranges::find(vocabulary.added_tokens, token, &AddedToken::first) != vocabulary.added_tokens.end();
+  }
+
+  /// What vocab.json spells as `symbols`.
+  std::string text_of(const std::string& symbols) const {
+    std::string text;
+    for (std::size_t begin = 0; begin < symbols.size();) {
+      std::size_t end = begin;
+      next_code_point(symbols, end);
+      const auto symbol = symbols.substr(begin, end - begin);
+      const auto byte = vocabulary.bytes.find(symbol);
+      text += byte == vocabulary.bytes.end() ? symbol : std::string(1, byte->second);
+      begin = end;
+    }
+    std::string valid;
+    icu::UnicodeString::fromUTF8(text).toUTF8String(valid);
+    replace_all(valid, kEndOfWord, " ");
+    return std::string(trimmed(valid));
+  }
+
   /// Ids of text between added tokens.
   void append_text(std::string_view raw, std::vector<std::int64_t>& ids) const {
     const std::string text = clean(raw, nfc);
@@ -208,10 +249,8 @@ std::vector<std::int64_t> CLIPTokenizer::tokenize(std::string_view text) const {
   std::vector<std::int64_t> ids;
   std::size_t begin = 0;
   for (std::size_t position = 0; position < text.size();) {
-    const auto rest = text.substr(position);
-    const auto& added = impl_->vocabulary.added_tokens;
-    const auto found = std::ranges::find_if(added, [&](const auto& token) { return rest.starts_with(token.first); });
-    if (found == added.end()) {
+    const auto* found = impl_->added_token_at(text, position);
+    if (!found) {
       ++position;
       continue;
     }
@@ -235,6 +274,44 @@ std::vector<std::int64_t> CLIPTokenizer::prepare_for_model(std::vector<std::int6
 
 std::vector<std::int64_t> CLIPTokenizer::encode(std::string_view text) const {
   return prepare_for_model(tokenize(text));
+}
+
+std::string CLIPTokenizer::decode(const std::vector<std::int64_t>& ids) const {
+  const auto& vocabulary = impl_->vocabulary;
+  std::vector<std::string> texts;
+  std::string symbols;
+  const auto end_text = [&] {
+    if (auto text = impl_->text_of(symbols); !text.empty()) texts.push_back(std::move(text));
+    symbols.clear();
+  };
+  for (const auto id : ids) {
+    if (const auto known = vocabulary.symbols.find(id); known != vocabulary.symbols.end()) {
+      symbols += known->second;
+      continue;
+    }
+    const auto added = std::ranges::find(vocabulary.added_tokens, id, [](const auto& token) { return token.second; });
+    check_argument(added != vocabulary.added_tokens.end(), "the tokenizer has no token of id {}", id);
+    end_text();
+    texts.push_back(added->first);
+  }
+  end_text();
+  return fmt::format("{}", fmt::join(texts, " "));
+}
+
+std::string CLIPTokenizer::maybe_convert_prompt(std::string_view prompt) const {
+  std::vector<std::string> found;
+  for (std::size_t position = 0; position < prompt.size();) {
+    const auto* token = impl_->added_token_at(prompt, position);
+    position += token ? token->first.size() : 1;
+    if (token && std::ranges::find(found, token->first) == found.end()) found.push_back(token->first);
+  }
+  std::string converted(prompt);
+  for (const auto& token : found) {
+    std::string tokens = token;
+    for (int i = 1; impl_->is_added(fmt::format("{}_{}", token, i)); ++i) tokens += fmt::format(" {}_{}", token, i);
+    replace_all(converted, token, tokens);
+  }
+  return converted;
 }
 
 std::int64_t CLIPTokenizer::model_max_length() const {

@@ -199,6 +199,7 @@ CLIPVocabulary read_clip_vocabulary(const Path& folder) {
   auto special_ids = read_special_tokens(settings, folder, vocab, added);
 
   CLIPVocabulary result;
+  for (const auto& [symbol, id] : vocab) result.symbols.emplace(id, symbol);
   result.merges = read_merges(folder / "merges.txt", vocab);
   result.start = special_ids["bos_token"];
   result.end = special_ids["eos_token"];
@@ -216,6 +217,7 @@ CLIPVocabulary read_clip_vocabulary(const Path& folder) {
   result.end_of_text = id_or("<|endoftext|>", result.unknown);
   const auto symbols = byte_symbols();
   for (std::size_t byte = 0; byte < symbols.size(); ++byte) {
+    result.bytes.emplace(symbols[byte], static_cast<char>(byte));
     result.byte_ids[byte] = id_or(symbols[byte], CLIPVocabulary::kMissing);
     result.last_byte_ids[byte] = id_or(symbols[byte] + "</w>", CLIPVocabulary::kMissing);
   }

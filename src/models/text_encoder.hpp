@@ -12,21 +12,35 @@
 
 namespace deepcache {
 
+/// A prompt's tokens, without start, end and padding, and what the states of each are multiplied by.
+struct PromptTokens {
+  std::vector<std::int64_t> ids;
+  std::vector<double> weights;
+};
+
 /// A CLIP text encoder, and the tokenizer whose ids it reads.
 class TextEncoder {
  public:
+  /// L is tokens of all chunks, their start and end tokens and padding too.
   struct Output {
     torch::Tensor hidden_states;  ///< [num_layers() + 1, B, L, D]: the embeddings, then what each layer gives
-    torch::Tensor pooled;         ///< [B, P]
+    torch::Tensor pooled;         ///< [B, P], of the first chunk
+    torch::Tensor weights;        ///< [B, L], float32: 1 but for weighted tokens
   };
 
   /// @param suffix  of the package's folders: "" for tokenizer and text_encoder, "_2" for tokenizer_2, text_encoder_2
   TextEncoder(const ModelPackage& package, const std::string& suffix, torch::Device device);
 
-  /// Warns of prompts that are longer than the model reads.
-  Output operator()(const std::vector<std::string>& texts) const;
+  /// @param weighting  brackets are weights (prompt_weights.hpp), and not text
+  /// @throws std::invalid_argument if text isn't UTF-8, or a weight isn't a number.
+  PromptTokens tokenize(const std::string& text, bool weighting) const;
 
-  const CLIPTokenizer& tokenizer() const { return tokenizer_; }
+  /// Tokens that one chunk has room for, 75 in Stable Diffusion.
+  std::int64_t chunk_room() const { return tokenizer_.model_max_length() - 2; }
+
+  /// Reads prompts in so many chunks, each with its own start and end token; warns of what doesn't fit.
+  Output operator()(const std::vector<PromptTokens>& prompts, std::int64_t chunks) const;
+
   std::int64_t num_layers() const { return num_layers_; }
 
  private:

@@ -63,11 +63,10 @@ class TimeIds {
 Conditions make_conditions(const std::vector<std::string>& prompts, const StableDiffusionParams& params,
                            const ModelTraits& traits, const PromptEncoder& prompt_encoder) {
   const TimeIds time_ids(params, traits);
-  auto conditions = repeat(prompt_encoder.encode(prompts, params.prompt_2, params.clip_skip), time_ids.positive(),
-                           params.num_images_per_prompt);
-  if (*params.guidance_scale <= 1) return conditions;
-  const auto negative = repeat(prompt_encoder.encode_negative(params.negative_prompt, params.negative_prompt_2),
-                               time_ids.negative(), conditions.at("encoder_hidden_states").size(0));
+  const auto encoded = prompt_encoder.encode(prompts, params);
+  auto conditions = repeat(encoded.prompts, time_ids.positive(), params.num_images_per_prompt);
+  if (!encoded.negative) return conditions;
+  const auto negative = repeat(*encoded.negative, time_ids.negative(), conditions.at("encoder_hidden_states").size(0));
   for (auto& [name, value] : conditions) value = torch::cat({negative.at(name), value});
   return conditions;
 }

@@ -81,10 +81,7 @@ struct StableDiffusionPipeline::Impl {
     check_argument(params.eta == 0 || scheduler->has_ddim_options(), "eta is an option of DDIM; {} has none, got {}",
                    scheduler->name(), params.eta);
     set_timesteps(*scheduler, params);
-    auto texts = prompts;
-    for (const auto& text : {params.prompt_2, params.negative_prompt, params.negative_prompt_2})
-      if (text) texts.push_back(*text);
-    prompt_encoder.validate(texts, params.clip_skip);
+    prompt_encoder.validate(prompts, params);
     return params;
   }
 

@@ -42,6 +42,8 @@ void read_options(const Recorded& options, StableDiffusionParams& params) {
   std::map<std::string, std::function<void(const char*)>> readers{
       {"guidance_rescale", [&](const char* key) { params.guidance_rescale = options.number(key); }},
       {"clip_skip", [&](const char* key) { params.clip_skip = options.integer(key); }},
+      {"prompt_weighting", [&](const char* key) { params.prompt_weighting = options.boolean(key); }},
+      {"max_prompt_chunks", [&](const char* key) { params.max_prompt_chunks = options.integer(key); }},
       {"prompt_2", [&](const char* key) { params.prompt_2 = options.text(key); }},
       {"negative_prompt_2", [&](const char* key) { params.negative_prompt_2 = options.text(key); }},
       {"original_size", [&](const char* key) { params.original_size = size(key); }},

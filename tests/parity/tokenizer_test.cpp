@@ -1,4 +1,5 @@
-// Ids must equal those of transformers' slow CLIPTokenizer, recorded by tools/references/tokenizer.py.
+// Ids, and the text they stand for, must equal those of transformers' slow CLIPTokenizer, recorded by
+// tools/references/tokenizer.py.
 
 #include "deepcache/tokenizer.hpp"
 
@@ -27,6 +28,7 @@ void expect_same_ids(const CLIPTokenizer& tokenizer, const json& cases) {
     const std::string about = entry.at("about").get<std::string>() + ": " + json(text).dump(-1, ' ', true);
     EXPECT_EQ(tokenizer.tokenize(text), entry.at("ids").get<Ids>()) << about;
     EXPECT_EQ(tokenizer.encode(text), entry.at("encoded").get<Ids>()) << about;
+    EXPECT_EQ(tokenizer.decode(tokenizer.tokenize(text)), entry.at("decoded").get<std::string>()) << about;
   }
 }
 

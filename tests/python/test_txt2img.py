@@ -88,7 +88,8 @@ class OutputTest(Txt2ImgTest):
             {"interval": 3, "branch_id": 2, "policy": "uniform, every 3 steps", "bytes": 2 * 16 * 16 * 16 * 4},
         )
         self.assertEqual((report["totals"]["full_steps"], report["totals"]["cached_steps"]), (3, 4))
-        self.assertEqual(report["request"]["width"], 128)
+        request = report["request"]
+        self.assertEqual([request[k] for k in ("width", "prompt_weighting", "max_prompt_chunks")], [128, False, 1])
         full, cached = (np.asarray(Image.open(self.folder / name)) / 255 for name in ("o-uncached.png", "o.png"))
         psnr = -10 * np.log10(np.square(full - cached).mean())
         self.assertAlmostEqual(report["compare"]["psnr_db"], psnr, delta=1.5)  # that of the PNGs, which are rounded
@@ -147,7 +148,20 @@ class OutputTest(Txt2ImgTest):
             self.assertTrue(json.loads(image.text["deepcache"])["request"]["init_latents"])
 
     def test_long_prompts_are_warned_about(self):
-        self.assertIn("the model reads the first 22", self.run_well("--steps", 1, prompt="cat " * 30).stderr)
+        for prompt, *options in (
+            ("cat " * 22 + "Heart, sun",),
+            ("(cat:1.1) " * 22 + "Heart, (sun)", "--prompt-weighting"),
+        ):
+            printed = self.run_well("--steps", 1, *options, prompt=prompt).stderr
+            self.assertIn('25 tokens, the model reads the first 22; this was cut: "heart , sun"', printed)
+            self.assertEqual(self.run_well("--steps", 1, "--max-prompt-chunks", 2, *options, prompt=prompt).stderr, "")
+
+    def test_prompt_weights(self):
+        options, pictures = ("--steps", 1, "--prompt-weighting", "-o", "o.png"), set()
+        for prompt in "red heart", "red (heart:1.5)", "red (heart:-1.5)":
+            self.run_well(*options, prompt=prompt)
+            pictures.add((self.folder / "o.png").read_bytes())
+        self.assertEqual(len(pictures), 3)
 
     def test_random_seeds_are_printed_and_repeatable(self):
         seed = self.run_well("--steps", 1, "-s", -1, "-o", "a.png").stdout.split()[1]
@@ -220,6 +234,8 @@ class BadInputTest(Txt2ImgTest):
         self.expect_refused("requires", "--contact-sheet", "s.png")
         self.expect_refused("(?i)argument|was not expected", "red", "heart")
         broken = b"\xff".decode(errors="surrogateescape")
+        self.expect_refused("weight in a prompt must be a number.* 1..5", "--prompt-weighting", prompt="(a:1..5)")
+        self.expect_refused("max_prompt_chunks must be 1 or above, got 0", "--max-prompt-chunks", 0)
         self.expect_refused("UTF-8", prompt=broken)
         self.expect_refused("UTF-8", "-p", broken)  # the good prompt before it isn't painted either
 

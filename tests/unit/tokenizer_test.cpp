@@ -13,6 +13,8 @@
 #include <string>
 #include <thread>
 
+#include "expect_error.hpp"
+
 namespace deepcache {
 namespace {
 
@@ -195,6 +197,28 @@ TEST_F(TokenizerFolder, AddedTokensOfTheConfig) {
   EXPECT_EQ(tokenizer.tokenize("<cat><cat>s<cat>"), Ids({900, 901, 900})) << "the longest token wins";
   EXPECT_EQ(tokenizer.tokenize("???").size(), 3U) << "special tokens are cut out one by one";
   EXPECT_EQ(tokenizer.encode("").back(), tokenizer.encode("")[1]) << "special_tokens_map.json isn't read";
+}
+
+TEST_F(TokenizerFolder, TextualInversionsOfSeveralVectorsAreWrittenOut) {
+  write("added_tokens.json", R"({"<cat>": 900, "<cat>_1": 901, "<cat>_2": 902, "<sun>": 903, "<sun>_2": 904})");
+  const auto tokenizer = CLIPTokenizer::load(folder_);
+  EXPECT_EQ(tokenizer.maybe_convert_prompt("a <cat>, <cat>!"), "a <cat> <cat>_1 <cat>_2, <cat> <cat>_1 <cat>_2!");
+  EXPECT_EQ(tokenizer.maybe_convert_prompt("(<cat>:1.2)"), "(<cat> <cat>_1 <cat>_2:1.2)");
+  EXPECT_EQ(tokenizer.maybe_convert_prompt("<sun> <cat>_1"), "<sun> <cat>_1") << "one vector, and one that is named";
+  EXPECT_EQ(tokenizer.maybe_convert_prompt("<CAT> hello"), "<CAT> hello");
+  EXPECT_EQ(tokenizer.maybe_convert_prompt(""), "");
+  EXPECT_EQ(tokenizer.tokenize(tokenizer.maybe_convert_prompt("<cat>")), Ids({900, 901, 902}));
+  EXPECT_EQ(tokenizer.decode({902, tokenizer.tokenize("hello")[0], 903}), "<cat>_2 hello <sun>");
+  expect_error<std::invalid_argument>([&] { tokenizer.decode({905}); }, {"no token of id 905"});
+}
+
+TEST(Tokenizer, DecodesWhereACharacterWasCut) {
+  const auto tokenizer = CLIPTokenizer::load(kPadToken);
+  auto ids = tokenizer.tokenize("hello \xf0\x9f\x98\x80");  // U+1F600
+  EXPECT_EQ(tokenizer.decode(ids), "hello \xf0\x9f\x98\x80");
+  ids.pop_back();
+  EXPECT_EQ(tokenizer.decode(ids), "hello \xef\xbf\xbd") << "U+FFFD";
+  EXPECT_EQ(tokenizer.decode({}), "");
 }
 
 TEST(Tokenizer, EncodeCutsAndPads) {

@@ -4,6 +4,8 @@ from dataclasses import asdict, dataclass, field
 
 import torch
 
+from prompts import LONG
+
 PROMPTS = ["red heart!", "panda, face", "a green apple & 2 flowers"]
 BRANCHES = {
     "sd1": 12,
@@ -16,6 +18,8 @@ BRANCHES = {
     "sd1_inpaint": 12,
     "sdxl_inpaint": 9,
     "sdxl_refiner": 9,
+    "lora": 6,
+    "textual_inversion": 6,
 }
 
 
@@ -31,6 +35,7 @@ class Case:
     batch: int = 1
     height: int = 8
     width: int = 8
+    prompts: tuple[str, ...] = ()  # PROMPTS, if none
     negative_prompt: str = ""
     seed: int = 1
     seeds: tuple[int, ...] = ()
@@ -65,7 +70,18 @@ class Case:
     @property
     def settings(self):
         """Without those that say nothing."""
-        optional = ("seeds", "eta", "options", "label", "guidance_scale", "images", "masks", "tiling", "image_of")
+        optional = (
+            "prompts",
+            "seeds",
+            "eta",
+            "options",
+            "label",
+            "guidance_scale",
+            "images",
+            "masks",
+            "tiling",
+            "image_of",
+        )
         return {key: value for key, value in asdict(self).items() if key not in optional or value}
 
     @property
@@ -142,6 +158,7 @@ def cases():
     yield from image_cases()
     yield from inpainting_cases()
     yield from refiner_cases()
+    yield from prompt_cases()
 
 
 def scheduler_cases():
@@ -245,6 +262,22 @@ def refiner_cases():
     scores = dict(aesthetic_score=4.0, negative_aesthetic_score=1.0, original_size=(64, 96))
     crops = dict(crops_coords_top_left=(8, 4), negative_crops_coords_top_left=(2, 6))
     yield from options_cases("sdxl_refiner", images=1, scores=dict(strength=0.75) | scores | crops)
+
+
+def prompt_cases():
+    """Prompts that aren't short plain text, and what is exported for them."""
+    weighting, chunks = dict(prompt_weighting=True), dict(max_prompt_chunks=3)
+    concepts = dict(prompts=("a <cat>, <star> & (heart)",), negative_prompt="<cat>_2 face")
+    weighted = dict(prompts=(LONG + "[panda] (<cat>:1.6)", "red (heart:1.5)"), negative_prompt="(blue!:0.5)", batch=2)
+    for interval in (0, 3):
+        cached = dict(cache_interval=interval, cache_branch_id=1)
+        yield Case("lora", **cached)
+        yield Case("textual_inversion", **concepts, **cached)
+        yield Case("textual_inversion", **weighted, **cached, options=weighting | chunks, label="weighted_long")
+    yield Case("sd1", negative_prompt="blue sky, " * 9, options=chunks, label="long")
+    prompt_2 = dict(prompt_2="(panda:0.7), " * 9, negative_prompt_2="[moon]")
+    options = dict(options=weighting | chunks | prompt_2 | dict(clip_skip=1), label="weighted_long")
+    yield Case("sdxl", prompts=("a (red:1.5) heart",), negative_prompt="blue!", **options)
 
 
 def options_cases(variant, **arguments):

@@ -37,6 +37,8 @@ from DeepCache import DeepCacheSDHelper
 from diffusers.utils.torch_utils import randn_tensor
 
 from pipeline_cases import BRANCHES, PROMPTS, cases
+from prompts import embeddings
+from tiny_adapters import load_adapters, write_adapters
 from tiny_pipelines import ROOT, VARIANTS, tiny_pipeline
 
 sys.path.insert(0, str(ROOT / "tools"))
@@ -44,6 +46,7 @@ from export import export, quiet  # noqa: E402  (tools/ is no package)
 from families import SCHEDULERS, vae_in  # noqa: E402
 
 COMMAND = "python tools/references/pipelines.py"
+PROMPT_OPTIONS = ("prompt_weighting", "max_prompt_chunks")  # of this library; prompts.py is a model of them
 
 
 # ---- DeepCache, two ways
@@ -123,6 +126,9 @@ def run(pipe, case, prompts, pictures):
     """The latents after each call of the UNet, and the timesteps."""
     steps, timesteps = [], []
     negative = [case.negative_prompt] * case.batch if case.negative_prompt or not case.is_xl else None
+    texts = dict(prompt=prompts, negative_prompt=negative, **case.options)
+    if any(option in case.options for option in PROMPT_OPTIONS):
+        texts = embeddings(pipe, prompts, negative[0], **case.options)
 
     def keep(_, index, timestep, tensors):
         steps.append(tensors["latents"].clone())
@@ -130,8 +136,6 @@ def run(pipe, case, prompts, pictures):
         return {}
 
     latents = pipe(
-        prompts,
-        negative_prompt=negative,
         num_inference_steps=case.num_inference_steps,
         eta=case.eta,
         generator=case.generator(),
@@ -140,7 +144,7 @@ def run(pipe, case, prompts, pictures):
         **({} if case.guidance_scale is None else dict(guidance_scale=case.guidance_scale)),
         **(dict(height=case.height * 8, width=case.width * 8) if case.masks or not pictures else {}),
         **pictures,
-        **case.options,
+        **texts,
     ).images
     assert torch.equal(latents, steps[-1])
     timesteps = torch.tensor(timesteps, dtype=torch.float64)
@@ -190,7 +194,7 @@ def record(pipe, case, config, results):
     """`config` is that of the package's scheduler; results are those of earlier cases, by name."""
     pipe = task_pipeline(pipe, case)
     pipe.scheduler = make_scheduler(case.scheduler, config)
-    prompts = PROMPTS[: case.batch]
+    prompts = list(case.prompts or PROMPTS[: case.batch])
     inputs = {"image": results[case.image_of]["latents"]} if case.image_of else input_pictures(case)
     pictures = {name: value / 255 if value.dtype == torch.uint8 else value for name, value in inputs.items()}
     inputs = {"input_" + name.removesuffix("_image"): value for name, value in inputs.items()}
@@ -289,17 +293,21 @@ def main():
     configs = {}
     for variant, pipe in pipes.items():
         with tempfile.TemporaryDirectory() as folder:
-            pipe.save_pretrained(folder)
+            adapters = write_adapters(variant, pipe, Path(folder))
+            source = Path(folder) / "pipeline"
+            pipe.save_pretrained(source)
             # From the file: one made in memory leaves settings that it wasn't given to the class that it becomes.
-            configs[variant] = type(pipe.scheduler).from_pretrained(folder, subfolder="scheduler").config
+            configs[variant] = type(pipe.scheduler).from_pretrained(source, subfolder="scheduler").config
             export(
-                folder,
+                source,
                 args.out / "packages" / variant,
                 dtype=(dtype := str(pipe.dtype).removeprefix("torch.")),
                 storage="float16" if dtype == "float32" else dtype,
                 force=True,
                 say=lambda line, variant=variant: print(f"{variant}: {line}", flush=True),
+                **adapters,
             )
+            load_adapters(pipe, **adapters)  # LoRAs beside the weights, which the package has fused
     results = {}
     for case in cases():
         results[case.name] = record(pipes[case.variant], case, configs[case.variant], results)

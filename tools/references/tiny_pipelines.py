@@ -37,6 +37,11 @@ XL_UNET = dict(
     cross_attention_dim=32 + 48,
     projection_class_embeddings_input_dim=40 + 6 * 8,
 )
+SMALL_UNET = dict(
+    block_out_channels=(8, 16),
+    down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+)
 
 # What a variant changes: the pipeline's class and arguments; in the UNet's config, the text encoder's, the
 # scheduler's, the tokenizer's; what it runs in.
@@ -61,6 +66,8 @@ VARIANTS = {
         ),
         unet=dict(cross_attention_dim=48, projection_class_embeddings_input_dim=40 + 5 * 8),
     ),
+    "lora": dict(unet=SMALL_UNET),
+    "textual_inversion": dict(unet=SMALL_UNET, tokenizer=dict(pad_token="!")),
     "sdxl_float16": dict(dtype=torch.float16),
 }
 
@@ -169,6 +176,8 @@ def tiny_pipeline(variant, seed=0):
                 feature_extractor=None,
                 requires_safety_checker=False,
             )
+    if variant == "textual_inversion":  # trained encoders' states have a mean, which weighted prompts keep
+        torch.nn.init.constant_(pipe.text_encoder.text_model.final_layer_norm.bias, 0.25)
     telling(pipe)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(options.get("dtype", torch.float32))

@@ -105,6 +105,7 @@ def record(folder, texts):
             "text": text,
             "ids": slow(text, add_special_tokens=False)["input_ids"],
             "encoded": slow(text, padding="max_length", truncation=True)["input_ids"],
+            "decoded": slow.decode(slow.encode(text, add_special_tokens=False), clean_up_tokenization_spaces=False),
         }
         fast_ids = fast(text, add_special_tokens=False)["input_ids"]
         if fast_ids != case["ids"]:
