@@ -5,11 +5,13 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 
+#include "generate.hpp"
 #include "inspect.hpp"
 
 int main(int argc, char** argv) {
   CLI::App app("Diffusion UNets, several times faster without training", "deepcache");
   app.require_subcommand(1);
+  deepcache::apps::add_generate(app);
   deepcache::apps::add_inspect(app);
   try {
     app.parse(argc, argv);  // runs the subcommand
