@@ -1,4 +1,4 @@
-"""Exports a diffusers pipeline folder as a model package that the C++ library loads.
+"""Exports a diffusers pipeline or ControlNet folder as a model package that the C++ library loads.
 
     python tools/export.py PIPELINE_DIR OUT_DIR [--dtype float32] [--storage-dtype float16]
 
@@ -28,6 +28,7 @@ import diffusers
 import torch
 import transformers
 
+from controlnets import is_model_folder, load_controlnet
 from families import SCHEDULERS, Size, UsageError, load_pipeline, modules
 
 FORMAT_VERSION = 2
@@ -53,7 +54,8 @@ def round_weights(module, dtype):
 
 
 def prompt_length(pipe):
-    return (pipe.tokenizer or pipe.tokenizer_2).model_max_length
+    tokenizer = pipe.components.get("tokenizer") or pipe.components.get("tokenizer_2")
+    return tokenizer.model_max_length if tokenizer else 77  # a ControlNet has none; CLIP's takes 77
 
 
 def trace_size(pipe):
@@ -61,7 +63,8 @@ def trace_size(pipe):
 
     Such a trace takes the up-sampling path that reads its target size from the skip connection: it serves every size.
     """
-    stride = 2 ** (len(pipe.unet.config.block_out_channels) - 1)
+    denoiser = pipe.components.get("unet") or pipe.components["controlnet"]
+    stride = 2 ** (len(denoiser.config.block_out_channels) - 1)
     return Size(batch=2, height=2 * stride + 1, width=stride + 1, length=max(2, prompt_length(pipe) // 2))
 
 
@@ -205,15 +208,15 @@ def write_config(configured, file):
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def write_package(pipe, family, out, dtype, storage, say):
-    """Fills the empty folder `out`. @throws CheckError if a saved file doesn't do what the pipeline does."""
-    exact = None
-    if storage != dtype:
-        exact = sample(pipe)
-        for module in modules(pipe):
-            round_weights(module, DTYPES[storage])
-            round_weights(module, DTYPES[dtype])
-    expected, loaded = sample(pipe), {}
+def round_all(pipe, dtype, storage):
+    for module in modules(pipe):
+        round_weights(module, DTYPES[storage])
+        round_weights(module, DTYPES[dtype])
+
+
+def write_networks(pipe, family, out, dtype, storage, say):
+    """The exported networks by file. @throws CheckError if one doesn't do what the pipeline's does."""
+    loaded = {}
     for network in family.networks:
         start = time.monotonic()
         trace_network(network, pipe, DTYPES[storage], out / network.file)
@@ -221,6 +224,37 @@ def write_package(pipe, family, out, dtype, storage, say):
         worst = check_network(network, pipe, loaded[network.file])
         size, seconds = (out / network.file).stat().st_size / 1e6, time.monotonic() - start
         say(f"{network.file}: {size:.1f} MB, {agreement(worst)} at {len(check_sizes(pipe))} sizes, {seconds:.1f} s")
+    return loaded
+
+
+def write_configs(pipe, out):
+    for name, component in pipe.components.items():
+        if isinstance(component, torch.nn.Module):  # diffusers' are their own configuration, transformers' have one
+            configured = component if isinstance(component, diffusers.ConfigMixin) else component.config
+            write_config(configured, out / name / "config.json")
+
+
+def finish(out, family, dtype, storage, say):
+    files = write_manifest(out, family, dtype, storage)
+    say(f"{len(files)} files, {sum(entry['bytes'] for entry in files.values()) / 1e6:.1f} MB")
+
+
+def write_controlnet(source, family, out, dtype, storage, say):
+    """Fills the empty folder `out`. @throws CheckError if the saved file doesn't do what the ControlNet does."""
+    round_all(source, dtype, storage)
+    write_networks(source, family, out, dtype, storage, say)
+    write_configs(source, out)
+    finish(out, family, dtype, storage, say)
+
+
+def write_package(pipe, family, out, dtype, storage, say):
+    """Fills the empty folder `out`. @throws CheckError if a saved file doesn't do what the pipeline does."""
+    exact = None
+    if storage != dtype:
+        exact = sample(pipe)
+        round_all(pipe, dtype, storage)
+    expected = sample(pipe)
+    loaded = write_networks(pipe, family, out, dtype, storage, say)
     with ExitStack() as stack:
         for network in family.networks:
             if network.stand_in:
@@ -232,17 +266,13 @@ def write_package(pipe, family, out, dtype, storage, say):
     if exact:
         say(f"{storage} storage: after {run} {psnr(expected[1], exact[1]):.1f} dB to the unrounded weights' picture")
     write_config(pipe, out / "model_index.json")
-    for name, component in pipe.components.items():
-        if isinstance(component, torch.nn.Module):  # diffusers' are their own configuration, transformers' have one
-            configured = component if isinstance(component, diffusers.ConfigMixin) else component.config
-            write_config(configured, out / name / "config.json")
+    write_configs(pipe, out)
     write_config(pipe.scheduler, out / "scheduler/scheduler_config.json")
     for name in family.components:
         if name.startswith("tokenizer"):
             # Saved rather than copied: older folders contradict themselves about the padding token.
             getattr(pipe, name).save_pretrained(out / name)
-    files = write_manifest(out, family, dtype, storage)
-    say(f"{len(files)} files, {sum(entry['bytes'] for entry in files.values()) / 1e6:.1f} MB")
+    finish(out, family, dtype, storage, say)
     if (scheduler := type(pipe.scheduler).__name__) not in SCHEDULERS:
         say(
             f"warning: the package's scheduler is {scheduler}, which the C++ library doesn't have (it has "
@@ -267,10 +297,11 @@ def export(source, out, dtype="float32", storage=None, variant=None, force=False
     except OSError as error:
         raise UsageError(f"{out} can't be written: {error}") from error
     try:
-        pipe, family = load_pipeline(source, DTYPES[dtype], variant)
+        load, write = (load_controlnet, write_controlnet) if is_model_folder(source) else (load_pipeline, write_package)
+        pipe, family = load(source, DTYPES[dtype], variant)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            write_package(pipe, family, part, dtype, storage, say)
+            write(pipe, family, part, dtype, storage, say)
         if out.exists():
             out.rename(old)
         part.rename(out)
@@ -289,7 +320,9 @@ def quiet():
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pipeline", metavar="PIPELINE_DIR", help="diffusers pipeline folder with safetensors weights")
+    parser.add_argument(
+        "pipeline", metavar="PIPELINE_DIR", help="diffusers pipeline or ControlNet folder with safetensors weights"
+    )
     parser.add_argument("out", metavar="OUT_DIR", help="package folder to make")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="that the networks run in; default float32")
     parser.add_argument("--storage-dtype", choices=DTYPES, help="of the weights on disk; default: --dtype")

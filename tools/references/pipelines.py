@@ -322,6 +322,7 @@ def check_distinct(results):
                 "eta",
                 "seeds",
                 "options",
+                "label",
             )
         )
         groups.setdefault(key, []).append((name, result))
