@@ -8,7 +8,7 @@ namespace deepcache {
 TorchScriptBackend::TorchScriptBackend(const torch::jit::Module& module, std::optional<torch::Device> device)
     : TorchScriptBackend({inference_graph(module), forward_schema(module)}, device) {}
 
-TorchScriptBackend::TorchScriptBackend(Forward forward, std::optional<torch::Device> device)
+TorchScriptBackend::TorchScriptBackend(const Forward& forward, std::optional<torch::Device> device)
     : TorchScriptBackend(forward, device.value_or(device_of(forward.graph)), skip_concatenation_names(forward.graph)) {}
 
 TorchScriptBackend::TorchScriptBackend(Forward forward, torch::Device device, std::vector<std::string> branch_names)

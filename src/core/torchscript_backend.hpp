@@ -33,7 +33,7 @@ class TorchScriptBackend : public Backend {
     Program full;
     Program shallow;
   };
-  TorchScriptBackend(Forward forward, std::optional<torch::Device> device);
+  TorchScriptBackend(const Forward& forward, std::optional<torch::Device> device);
   TorchScriptBackend(Forward forward, torch::Device device, std::vector<std::string> branch_names);
   const Branch& branch(std::int64_t cache_branch_id) const;
 
