@@ -45,7 +45,7 @@ void add_flags(CLI::App& app, Options& o) {
       ->allow_extra_args(false);  // or "[cat, dog]" would be two prompts
   app.add_option("-n,--negative-prompt", o.params.negative_prompt, "What to avoid");
   app.add_option("--steps", o.params.num_inference_steps, "Denoising steps")->capture_default_str();
-  app.add_option("--cfg-scale", o.params.guidance_scale, "Classifier-free guidance; 1: none")->capture_default_str();
+  app.add_option("--cfg-scale", o.params.guidance_scale, "Classifier-free guidance; 1: none; default: 7.5, SDXL 5");
   app.add_option("--scheduler", o.scheduler,
                  "Such as ddim, plms, euler_a, dpm++_2m_karras, unipc; default: the package's own");
   app.add_option("-s,--seed", o.seed, "Of the initial noise; negative: random")->capture_default_str();
@@ -114,7 +114,7 @@ Run run(deepcache::StableDiffusionPipeline& pipe, deepcache::Helper& helper, con
           .report = {.model = fs::path(o.model).lexically_normal().filename().string(),
                      .scheduler = pipe.scheduler_name(),
                      .prompt = prompt,
-                     .params = o.params,
+                     .params = pipe.resolve(o.params),
                      .cache = {.cache_interval = interval, .cache_branch_id = o.cache_branch_id}}};
   helper.set_params(run.report.cache);
   auto params = o.params;
@@ -128,8 +128,6 @@ Run run(deepcache::StableDiffusionPipeline& pipe, deepcache::Helper& helper, con
   const std::chrono::duration<double, std::milli> elapsed = std::chrono::steady_clock::now() - start;
   run.report.milliseconds = elapsed.count();
   run.report.stats = helper.stats();
-  run.report.params.height = run.result.images.size(2);
-  run.report.params.width = run.result.images.size(3);
   return run;
 }
 
@@ -161,7 +159,7 @@ void paint(Options& o) {
   o.params.seeds = {static_cast<std::uint64_t>(o.seed)};
   if (!o.init_latents.empty()) o.params.latents = deepcache::load_tensor(o.init_latents);
 
-  auto pipe = deepcache::StableDiffusionPipeline::load(o.model, torch::Device(o.device), o.scheduler);
+  auto pipe = deepcache::StableDiffusionPipeline::load(o.model, {torch::Device(o.device), o.scheduler});
   deepcache::Helper helper(pipe);
   helper.set_params({.cache_interval = o.cache_interval, .cache_branch_id = o.cache_branch_id});
   helper.enable();

@@ -29,4 +29,14 @@ torch::Tensor NoiseGenerator::randn(torch::IntArrayRef sizes, const torch::Tenso
   return torch::cat(items).to(options.device());
 }
 
+NoiseGenerator NoiseGenerator::first(std::int64_t count) const {
+  if (generators_.size() == 1) return *this;
+  check_argument(count >= 1 && std::cmp_less_equal(count, generators_.size()),
+                 "a generator of {} seeds draws noise for 1 to {} batch items, not {}", generators_.size(),
+                 generators_.size(), count);
+  auto some = *this;
+  some.generators_.erase(some.generators_.begin() + count, some.generators_.end());
+  return some;
+}
+
 }  // namespace deepcache

@@ -43,6 +43,13 @@ class Recorded {
     return {first, first + values.numel()};
   }
 
+  /// The values of a tensor of any dtype.
+  std::vector<double> numbers(const char* key) const {
+    const auto values = tensor(key).to(torch::kDouble).contiguous();
+    const auto* first = values.const_data_ptr<double>();
+    return {first, first + values.numel()};
+  }
+
   std::vector<Recorded> list(const char* key) const {
     std::vector<Recorded> items;
     for (const c10::IValue& item : at(key).toListRef()) items.emplace_back(item);

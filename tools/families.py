@@ -7,10 +7,12 @@ import copy
 import functools
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import diffusers
 import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import CLIPTextModelOutput
 
@@ -44,7 +46,9 @@ class Network:
 class Family:
     name: str
     components: dict[str, tuple[str, ...]]  # which the pipeline folder must have, and the classes that will do
-    networks: tuple[Network, ...]
+    optional: tuple[str, ...] = field(kw_only=True, default=())  # of the components
+    pictures: tuple[str, ...] = field(kw_only=True, default=())  # that its pipeline must be given, by argument names
+    networks: tuple[Network, ...]  # those of a component that the pipeline lacks are left out
     unsupported: dict[str, tuple[str, ...]]  # settings of a component that must not be set
 
 
@@ -245,6 +249,11 @@ VAE_ENCODER = Network(
     lambda pipe: VaeEncoder(pipe.vae),
     image_inputs,
     lambda pipe, image: (pipe.vae.encode(image).latent_dist.parameters,),
+    stand_in=lambda pipe, exported: (
+        pipe.vae,
+        "encode",
+        lambda image, **_: AutoencoderKLOutput(latent_dist=DiagonalGaussianDistribution(exported(image))),
+    ),
 )
 
 TOKENIZER = ("CLIPTokenizer", "CLIPTokenizerFast")
@@ -252,33 +261,41 @@ VAE = (VAE_DECODER, VAE_ENCODER)
 # Settings that give a network further inputs, which the family's pipeline and its package don't have.
 FURTHER_INPUTS = ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "time_cond_proj_dim")
 
+STABLE_DIFFUSION = Family(
+    name="stable-diffusion",
+    components={
+        "scheduler": (),
+        "tokenizer": TOKENIZER,
+        "text_encoder": ("CLIPTextModel",),
+        "unet": ("UNet2DConditionModel",),
+        "vae": ("AutoencoderKL",),
+    },
+    networks=(TEXT_ENCODER, UNET, *VAE),
+    unsupported={"unet": (*FURTHER_INPUTS, "addition_embed_type"), "text_encoder": ("use_attention_mask",)},
+)
+STABLE_DIFFUSION_XL = Family(
+    name="stable-diffusion-xl",
+    components={
+        "scheduler": (),
+        "tokenizer": TOKENIZER,
+        "tokenizer_2": TOKENIZER,
+        "text_encoder": ("CLIPTextModel",),
+        "text_encoder_2": ("CLIPTextModelWithProjection",),
+        "unet": ("UNet2DConditionModel",),
+        "vae": ("AutoencoderKL",),
+    },
+    networks=(text_encoder_xl("text_encoder"), text_encoder_xl("text_encoder_2"), UNET_XL, *VAE),
+    unsupported={"unet": FURTHER_INPUTS, "vae": ("latents_mean", "latents_std")},
+)
+IMAGE, IMAGE_AND_MASK = dict(pictures=("image",)), dict(pictures=("image", "mask_image"))
 FAMILIES = {
-    "StableDiffusionPipeline": Family(
-        name="stable-diffusion",
-        components={
-            "scheduler": (),
-            "tokenizer": TOKENIZER,
-            "text_encoder": ("CLIPTextModel",),
-            "unet": ("UNet2DConditionModel",),
-            "vae": ("AutoencoderKL",),
-        },
-        networks=(TEXT_ENCODER, UNET, *VAE),
-        unsupported={"unet": (*FURTHER_INPUTS, "addition_embed_type"), "text_encoder": ("use_attention_mask",)},
-    ),
-    "StableDiffusionXLPipeline": Family(
-        name="stable-diffusion-xl",
-        components={
-            "scheduler": (),
-            "tokenizer": TOKENIZER,
-            "tokenizer_2": TOKENIZER,
-            "text_encoder": ("CLIPTextModel",),
-            "text_encoder_2": ("CLIPTextModelWithProjection",),
-            "unet": ("UNet2DConditionModel",),
-            "vae": ("AutoencoderKL",),
-        },
-        networks=(text_encoder_xl("text_encoder"), text_encoder_xl("text_encoder_2"), UNET_XL, *VAE),
-        unsupported={"unet": FURTHER_INPUTS},
-    ),
+    "StableDiffusionPipeline": STABLE_DIFFUSION,
+    "StableDiffusionImg2ImgPipeline": replace(STABLE_DIFFUSION, **IMAGE),
+    "StableDiffusionInpaintPipeline": replace(STABLE_DIFFUSION, **IMAGE_AND_MASK),
+    "StableDiffusionXLPipeline": STABLE_DIFFUSION_XL,
+    # The refiner's class, which lacks the first text encoder.
+    "StableDiffusionXLImg2ImgPipeline": replace(STABLE_DIFFUSION_XL, optional=("tokenizer", "text_encoder"), **IMAGE),
+    "StableDiffusionXLInpaintPipeline": replace(STABLE_DIFFUSION_XL, **IMAGE_AND_MASK),
 }
 # The schedulers of the C++ library (kClasses in src/schedulers/scheduler.cpp), with its short names for them.
 SCHEDULERS = {
@@ -313,6 +330,8 @@ def load_pipeline(folder, dtype, variant=None):
     family = FAMILIES[name]
     for component, allowed in family.components.items():
         got = (components.get(component) or [None, None])[1]
+        if got is None and component in family.optional:
+            continue
         if got is None or not (folder / component).is_dir():
             raise UsageError(f"{folder}: component {component} is missing; {name} needs {', '.join(family.components)}")
         if allowed and got not in allowed:
@@ -338,4 +357,5 @@ def load_pipeline(folder, dtype, variant=None):
     for module in modules(pipe):
         module.eval().requires_grad_(False)
     pipe.set_progress_bar_config(disable=True)
-    return pipe, family
+    present = tuple(n for n in family.networks if getattr(pipe, n.file.split("/")[0]) is not None)
+    return pipe, replace(family, networks=present)

@@ -22,6 +22,10 @@ class NoiseGenerator {
   /// floating point.
   torch::Tensor randn(torch::IntArrayRef sizes, const torch::TensorOptions& options);
 
+  /// What draws for the first `count` batch items only: their generators, or the one for all.
+  /// @throws std::invalid_argument if there are several seeds, and fewer than that.
+  NoiseGenerator first(std::int64_t count) const;
+
  private:
   std::vector<torch::Generator> generators_;
 };

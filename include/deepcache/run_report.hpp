@@ -24,7 +24,7 @@ struct RunReport {
   std::string model;
   std::string scheduler;
   std::string prompt;
-  StableDiffusionParams params;  ///< height and width are those of the images
+  StableDiffusionParams params;  ///< as `StableDiffusionPipeline::resolve` gives them
   CacheParams cache;
   CacheStats stats = {};               ///< of the helper, right after the run
   std::vector<double> timesteps = {};  ///< of each step

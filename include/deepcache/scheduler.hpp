@@ -103,7 +103,16 @@ class Scheduler {
   virtual torch::Tensor add_noise(const torch::Tensor& original_samples, const torch::Tensor& noise,
                                   const torch::Tensor& timesteps) const = 0;
 
+  /// Original samples noised to what `step` expects at `step_index`, with which a run from the middle begins (image to
+  /// image): the place in the run tells equal timesteps apart.
+  /// @throws std::invalid_argument for an index out of range, or if the tensors don't fit each other.
+  virtual torch::Tensor add_noise_at(const torch::Tensor& original_samples, const torch::Tensor& noise,
+                                     std::int64_t step_index) const;
+
  protected:
+  /// That of a call, [1]. @throws std::invalid_argument for an index out of range.
+  torch::Tensor timestep(std::int64_t step_index) const;
+
   torch::Tensor timesteps_;
 };
 

@@ -13,7 +13,8 @@
 
 #include "deepcache/unet.hpp"
 
-/// Text to image with a Stable Diffusion or SDXL model package (made by tools/export.py).
+/// Text to image, image to image and inpainting with a Stable Diffusion or SDXL model package (made by
+/// tools/export.py): SD 1.x and 2.x, SDXL and its refiner, and their inpainting models.
 ///
 ///   auto pipe = deepcache::StableDiffusionPipeline::load("models/emoji");
 ///   deepcache::Helper helper(pipe);
@@ -21,6 +22,7 @@
 ///   helper.enable();
 ///   auto result = pipe("red heart", {.num_inference_steps = 50, .guidance_scale = 5.0});
 ///   deepcache::save_png(result.images[0], "heart.png");
+///   auto changed = pipe("blue heart", {.image = result.images, .strength = 0.6});
 ///
 /// Not for training, and not for diffusers folders as they are: export them first.
 namespace deepcache {
@@ -39,16 +41,18 @@ struct ImageSize {
   std::int64_t width = 0;
 };
 
-/// Defaults are those of diffusers' StableDiffusionPipeline.__call__.
+/// Defaults are those of diffusers' pipelines. With an image, the run is image to image
+/// (StableDiffusionImg2ImgPipeline, StableDiffusionXLImg2ImgPipeline); with a mask too, inpainting
+/// (StableDiffusionInpaintPipeline and StableDiffusionXLInpaintPipeline).
 struct StableDiffusionParams {
   std::optional<std::string> negative_prompt = {};  ///< used if guidance_scale is above 1; none: "", or what the model
                                                     ///< has for that (SDXL: embeddings of zeros)
   std::int64_t num_inference_steps = 50;            ///< 1 to the training steps, less the scheduler's steps_offset
-  double guidance_scale = 7.5;  ///< classifier-free guidance (arXiv 2207.12598); 1 or below: none. SDXL's
-                                ///< default in diffusers is 5
+  std::optional<double> guidance_scale = {};        ///< classifier-free guidance (arXiv 2207.12598); 1 or below: none.
+                                                    ///< Not set: 7.5, but 5 for SDXL without a mask
   double guidance_rescale = 0;  ///< share of the correction for overexposure (arXiv 2305.08891), 0 to 1
   std::int64_t clip_skip = 0;   ///< text encoder layers to leave out at the end, for the prompt
-  std::int64_t height = 0;      ///< pixels, a multiple of the VAE's factor; 0: the model's own size
+  std::int64_t height = 0;      ///< pixels, a multiple of the VAE's factor; 0: the image's, or else the model's own
   std::int64_t width = 0;       ///< likewise
   std::int64_t num_images_per_prompt = 1;
   std::vector<std::uint64_t> seeds = {0};  ///< one, for noise drawn as Python draws it from one CPU generator for the
@@ -57,13 +61,27 @@ struct StableDiffusionParams {
   /// If defined, the initial noise (of unit variance), [B, C, h, w], instead of what the seeds give.
   torch::Tensor latents = {};
 
+  /// What to begin with: images [3, H, W] or [n, 3, H, W] in [0, 1], or latents [n, C, h, w] as a run returns them; n
+  /// divides the number of images that are made, which take turns.
+  torch::Tensor image = {};
+  std::optional<double> strength = {};  ///< with an image: the share of the steps that is run, above 0, to 1. Not set:
+                                        ///< 0.8, inpainting 1; SDXL 0.3, inpainting 0.9999
+  /// With an image: what is painted anew, [1, H, W] or [m, 1, H, W], from 0.5 up, and what is kept, below.
+  torch::Tensor mask = {};
+
+  /// Runs a part of the steps only, by their share of the noise process, above 0 and below 1: until denoising_end, or
+  /// from denoising_start on, with the image's latents as they are instead of noised ones. So a model hands over to its
+  /// refiner (arXiv 2307.01952, section 2.5); `strength` has no meaning then.
+  std::optional<double> denoising_end = {}, denoising_start = {};
+
   /// Of SDXL only: prompts of the second text encoder (none: the first one's), and what the model is
   /// told of the pictures that it learned from (none: the size asked for).
   std::optional<std::string> prompt_2 = {}, negative_prompt_2 = {};
   std::optional<ImageSize> original_size = {}, target_size = {};
   ImageSize crops_coords_top_left = {};
   std::optional<ImageSize> negative_original_size = {}, negative_target_size = {};  ///< both, or the positive ones
-  ImageSize negative_crops_coords_top_left = {};
+  ImageSize negative_crops_coords_top_left = {};                 ///< text to image only, as in Python
+  double aesthetic_score = 6.0, negative_aesthetic_score = 2.5;  ///< the refiner's, instead of the target size
 
   bool decode = true;                                      ///< false: latents only, as diffusers' output_type="latent"
   std::function<bool(const PipelineStep&)> callback = {};  ///< after each step; returning false ends the run
@@ -75,15 +93,19 @@ struct StableDiffusionResult {
   bool cancelled = false;
 };
 
+struct LoadOptions {
+  torch::Device device = torch::kCPU;
+  std::string scheduler = {};  ///< if not empty, instead of the package's own: "ddim", "plms", ..., or a class name of
+                               ///< diffusers (`Scheduler::from_config`)
+};
+
 /// One object serves one thread at a time.
 class StableDiffusionPipeline {
  public:
-  /// @param folder     a model package; each file that is read is checked against the manifest
-  /// @param scheduler  if not empty, one for the package's own: "ddim", "plms", or a class name of diffusers
+  /// @param folder  a model package; each file that is read is checked against the manifest
   /// @throws std::runtime_error if a file is missing, damaged, or not what it should be.
   /// @throws std::invalid_argument if the device isn't there, or the scheduler isn't known.
-  static StableDiffusionPipeline load(const std::filesystem::path& folder, torch::Device device = torch::kCPU,
-                                      std::string_view scheduler = "");
+  static StableDiffusionPipeline load(const std::filesystem::path& folder, const LoadOptions& options = {});
 
   ~StableDiffusionPipeline();
   StableDiffusionPipeline(StableDiffusionPipeline&&) noexcept;
@@ -97,6 +119,13 @@ class StableDiffusionPipeline {
 
   /// Throws what running these would throw for a parameter, and computes nothing.
   void validate(const std::vector<std::string>& prompts, const StableDiffusionParams& params = {}) const;
+
+  /// The same parameters with those set that are left to the model: height, width, guidance_scale, and, with an image,
+  /// strength.
+  StableDiffusionParams resolve(const StableDiffusionParams& params) const;
+
+  /// Whether the other pipeline can go on with this one's latents.
+  bool shares_latents_with(const StableDiffusionPipeline& other) const;
 
   /// Images [B, 3, H, W], float32 in [0, 1], on the CPU, of latents as `operator()` returns them.
   torch::Tensor decode(const torch::Tensor& latents) const;

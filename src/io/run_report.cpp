@@ -18,7 +18,7 @@ Json request_of(const RunReport& report) {
           {"negative_prompt", params.negative_prompt.value_or("")},
           {"scheduler", report.scheduler},
           {"steps", params.num_inference_steps},
-          {"guidance_scale", params.guidance_scale},
+          {"guidance_scale", params.guidance_scale ? Json(*params.guidance_scale) : Json(nullptr)},
           {"seeds", params.seeds},
           {"batch_size", params.num_images_per_prompt},
           {"width", params.width},
@@ -66,8 +66,9 @@ std::string RunReport::json() const {
 
 PngText RunReport::png_text(std::int64_t index) const {
   const auto negative = params.negative_prompt ? "\nNegative prompt: " + *params.negative_prompt : "";
-  auto parameters = fmt::format("{}{}\nSteps: {}, Sampler: {}, CFG scale: {}, ", prompt, negative,
-                                params.num_inference_steps, scheduler, params.guidance_scale);
+  auto parameters =
+      fmt::format("{}{}\nSteps: {}, Sampler: {}, ", prompt, negative, params.num_inference_steps, scheduler);
+  if (params.guidance_scale) parameters += fmt::format("CFG scale: {}, ", *params.guidance_scale);
   if (!params.latents.defined())  // else it isn't from the seed that the picture comes
     parameters +=
         fmt::format("Seed: {}, ", params.seeds.at(params.seeds.size() == 1 ? 0 : static_cast<std::size_t>(index)));

@@ -3,8 +3,10 @@
 #include <torch/types.h>
 
 #include <cstdint>
+#include <optional>
 
 #include "core/torchscript.hpp"
+#include "deepcache/noise.hpp"
 #include "models/model_package.hpp"
 
 namespace deepcache {
@@ -12,24 +14,34 @@ namespace deepcache {
 /// The variational autoencoder between images and latents.
 class Autoencoder {
  public:
+  /// What it says of itself in vae/config.json.
+  struct Config {
+    std::int64_t factor;  ///< pixels to a latent, of each side
+    std::int64_t latent_channels;
+    double scaling_factor;
+    bool operator==(const Config&) const = default;
+  };
+
   Autoencoder(const ModelPackage& package, torch::Device device);
 
   /// Latents [B, C, h, w] as the UNet knows them, to images [B, 3, H, W], float32 in [0, 1], on the CPU.
   torch::Tensor decode(const torch::Tensor& latents) const;
 
-  /// Pixels to a latent.
-  std::int64_t factor() const { return config_.factor; }
+  /// Images [B, 3, H, W] in [0, 1] to latents [B, C, h, w], drawn from what the encoder makes of each.
+  torch::Tensor encode(const torch::Tensor& images, NoiseGenerator noise) const;
+
+  const Config& config() const { return config_; }
 
  private:
-  struct Config {
-    std::int64_t factor;
-    double scaling_factor;
-  };
   static Config read(const ConfigReader& config);
+  const Network& encoder() const;
 
+  ModelPackage package_;
+  torch::Device device_;
   Config config_;
   torch::Dtype dtype_;
   Network decoder_;
+  mutable std::optional<Network> encoder_;  // read when first needed: text to image has no use for it
 };
 
 }  // namespace deepcache

@@ -39,16 +39,20 @@ torch::Tensor rescale(const torch::Tensor& guided, const torch::Tensor& conditio
 
 }  // namespace
 
-Denoised denoise(const UNet& unet, Scheduler& scheduler, torch::Tensor latents, const Conditions& conditions,
-                 const DenoisingOptions& options) {
-  const auto timesteps = scheduler.timesteps().to(torch::kDouble).contiguous();
+Denoised denoise(const UNet& unet, Scheduler& scheduler, const StepRange& range, const PreparedLatents& prepared,
+                 const Conditions& conditions, const DenoisingOptions& options) {
+  const auto timesteps = scheduler.timesteps().slice(0, range.begin, range.end).to(torch::kDouble).contiguous();
   const std::span schedule(timesteps.data_ptr<double>(), static_cast<std::size_t>(timesteps.numel()));
   const auto device_timesteps = scheduler.timesteps().to(unet.device());
   const bool guided = options.guidance_scale > 1;
+  const auto twice_if_guided = [guided](const torch::Tensor& half) { return guided ? torch::cat({half, half}) : half; };
+  const auto extra = prepared.extra_channels.defined() ? twice_if_guided(prepared.extra_channels) : torch::Tensor();
   Inputs inputs(unet, conditions);
   unet.begin_run(schedule);
-  for (std::int64_t i = 0; i < timesteps.numel(); ++i) {
-    const auto sample = scheduler.scale_model_input(guided ? torch::cat({latents, latents}) : latents, i);
+  auto latents = prepared.latents;
+  for (std::int64_t i = range.begin; i < range.end; ++i) {
+    auto sample = scheduler.scale_model_input(twice_if_guided(latents), i);
+    if (extra.defined()) sample = torch::cat({sample, extra}, 1);
     auto noise = first_tensor(unet.forward(inputs.at(sample, device_timesteps[i])));
     if (guided) {
       const auto halves = noise.chunk(2);
@@ -56,7 +60,9 @@ Denoised denoise(const UNet& unet, Scheduler& scheduler, torch::Tensor latents, 
       if (options.guidance_rescale > 0) noise = rescale(noise, halves[1], options.guidance_rescale);
     }
     latents = scheduler.step(noise, i, latents, options.step);
-    if (options.callback && !options.callback({i, timesteps.numel(), schedule[static_cast<std::size_t>(i)], latents}))
+    if (prepared.keep_unmasked) latents = prepared.keep_unmasked(latents, i + 1);
+    const auto done = i - range.begin;
+    if (options.callback && !options.callback({done, range.size(), schedule[static_cast<std::size_t>(done)], latents}))
       return {.latents = latents, .cancelled = true};
   }
   return {.latents = latents};

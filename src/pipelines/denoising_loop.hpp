@@ -3,18 +3,15 @@
 #include <torch/types.h>
 
 #include <functional>
-#include <map>
-#include <string>
 
 #include "deepcache/scheduler.hpp"
 #include "deepcache/stable_diffusion.hpp"
 #include "deepcache/unet.hpp"
+#include "pipelines/conditions.hpp"
+#include "pipelines/prepare_latents.hpp"
+#include "pipelines/step_range.hpp"
 
 namespace deepcache {
-
-/// What the UNet is told besides sample and timestep, by the names of its inputs; under guidance, for both halves of
-/// the batch, the unconditional one first.
-using Conditions = std::map<std::string, torch::Tensor>;
 
 struct DenoisingOptions {
   double guidance_scale = 1;    ///< classifier-free guidance (arXiv 2207.12598); 1 or below: none
@@ -28,8 +25,8 @@ struct Denoised {
   bool cancelled = false;
 };
 
-/// The loop of every pipeline: from noise to latents [B, C, h, w] over the scheduler's timesteps.
-Denoised denoise(const UNet& unet, Scheduler& scheduler, torch::Tensor latents, const Conditions& conditions,
-                 const DenoisingOptions& options);
+/// The loop of every pipeline: over a range of the scheduler's timesteps, from noise to latents [B, C, h, w].
+Denoised denoise(const UNet& unet, Scheduler& scheduler, const StepRange& range, const PreparedLatents& prepared,
+                 const Conditions& conditions, const DenoisingOptions& options);
 
 }  // namespace deepcache

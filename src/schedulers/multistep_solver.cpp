@@ -99,7 +99,17 @@ std::vector<torch::Tensor> MultistepSolver::append(const std::vector<torch::Tens
 torch::Tensor MultistepSolver::add_noise(const torch::Tensor& original_samples, const torch::Tensor& noise,
                                          const torch::Tensor& timesteps) const {
   check_noising(original_samples, noise, timesteps, torch::kInt64);
-  const auto indices = indices_for_timesteps(timesteps);
+  return add_noise_of(indices_for_timesteps(timesteps), original_samples, noise);
+}
+
+torch::Tensor MultistepSolver::add_noise_at(const torch::Tensor& original_samples, const torch::Tensor& noise,
+                                            std::int64_t step_index) const {
+  check_noising(original_samples, noise, timestep(step_index), torch::kInt64);
+  return add_noise_of(torch::tensor({step_index}), original_samples, noise);
+}
+
+torch::Tensor MultistepSolver::add_noise_of(const torch::Tensor& indices, const torch::Tensor& original_samples,
+                                            const torch::Tensor& noise) const {
   // Rounded to the samples' dtype first, as diffusers does.
   const auto ratio = sigmas().to(original_samples.scalar_type()).index_select(0, indices);
   const auto alpha = 1 / (ratio.pow(2) + 1).pow(0.5);

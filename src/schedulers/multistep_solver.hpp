@@ -41,6 +41,8 @@ class MultistepSolver : public SchedulerBase {
  public:
   torch::Tensor add_noise(const torch::Tensor& original_samples, const torch::Tensor& noise,
                           const torch::Tensor& timesteps) const final;
+  torch::Tensor add_noise_at(const torch::Tensor& original_samples, const torch::Tensor& noise,
+                             std::int64_t step_index) const final;
 
  protected:
   /// What the formulas know of a step's end: alpha_t, sigma_t and lambda_t = log(alpha_t / sigma_t), without
@@ -68,6 +70,10 @@ class MultistepSolver : public SchedulerBase {
   const MultistepSolverOptions& solver_options() const { return options_; }
 
  private:
+  /// `indices` of the run's calls, [1] or [B].
+  torch::Tensor add_noise_of(const torch::Tensor& indices, const torch::Tensor& original_samples,
+                             const torch::Tensor& noise) const;
+
   MultistepSolverOptions options_;
   torch::Tensor train_sigmas_;
   std::int64_t end_timestep_;  ///< timesteps are below it

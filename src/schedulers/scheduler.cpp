@@ -110,10 +110,20 @@ std::unique_ptr<Scheduler> Scheduler::from_json(std::string_view json, std::stri
   return chosen.make(ConfigReader(config));
 }
 
-torch::Tensor Scheduler::scale_model_input(const torch::Tensor& sample, std::int64_t step_index) const {
+torch::Tensor Scheduler::timestep(std::int64_t step_index) const {
   check_argument(step_index >= 0 && step_index < timesteps_.size(0), "the step index must be from 0 to {}, not {}",
                  timesteps_.size(0) - 1, step_index);
+  return timesteps_.slice(0, step_index, step_index + 1);
+}
+
+torch::Tensor Scheduler::scale_model_input(const torch::Tensor& sample, std::int64_t step_index) const {
+  timestep(step_index);  // in range
   return sample;
+}
+
+torch::Tensor Scheduler::add_noise_at(const torch::Tensor& original_samples, const torch::Tensor& noise,
+                                      std::int64_t step_index) const {
+  return add_noise(original_samples, noise, timestep(step_index));
 }
 
 }  // namespace deepcache

@@ -61,7 +61,17 @@ torch::Tensor SigmaScheduler::scale_model_input(const torch::Tensor& sample, std
 torch::Tensor SigmaScheduler::add_noise(const torch::Tensor& original_samples, const torch::Tensor& noise,
                                         const torch::Tensor& timesteps) const {
   check_noising(original_samples, noise, timesteps, torch::kFloat32);
-  const auto indices = indices_for_timesteps(timesteps);
+  return add_noise_of(indices_for_timesteps(timesteps), original_samples, noise);
+}
+
+torch::Tensor SigmaScheduler::add_noise_at(const torch::Tensor& original_samples, const torch::Tensor& noise,
+                                           std::int64_t step_index) const {
+  check_noising(original_samples, noise, timestep(step_index), torch::kFloat32);
+  return add_noise_of(torch::tensor({step_index}), original_samples, noise);
+}
+
+torch::Tensor SigmaScheduler::add_noise_of(const torch::Tensor& indices, const torch::Tensor& original_samples,
+                                           const torch::Tensor& noise) const {
   const auto levels = sigmas().to(original_samples.scalar_type()).index_select(0, indices);
   return original_samples + noise * broadcast_levels(levels, original_samples);
 }

@@ -32,6 +32,8 @@ class SigmaScheduler : public SchedulerBase {
   torch::Tensor scale_model_input(const torch::Tensor& sample, std::int64_t step_index) const final;
   torch::Tensor add_noise(const torch::Tensor& original_samples, const torch::Tensor& noise,
                           const torch::Tensor& timesteps) const final;
+  torch::Tensor add_noise_at(const torch::Tensor& original_samples, const torch::Tensor& noise,
+                             std::int64_t step_index) const final;
 
  protected:
   explicit SigmaScheduler(const SigmaOptions& options);
@@ -46,6 +48,10 @@ class SigmaScheduler : public SchedulerBase {
   PredictionType prediction_type() const { return options_.prediction_type; }
 
  private:
+  /// `indices` of the run's calls, [1] or [B].
+  torch::Tensor add_noise_of(const torch::Tensor& indices, const torch::Tensor& original_samples,
+                             const torch::Tensor& noise) const;
+
   SigmaOptions options_;
   torch::Tensor train_sigmas_;
 };

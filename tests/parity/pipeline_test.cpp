@@ -4,6 +4,8 @@
 #include <ATen/Version.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cctype>
 #include <deepcache/deepcache.hpp>
 #include <functional>
 #include <map>
@@ -37,7 +39,7 @@ void read_options(const Recorded& options, StableDiffusionParams& params) {
     const auto& sides = options.at(key).toTupleRef().elements();
     return ImageSize{.height = sides.at(0).toInt(), .width = sides.at(1).toInt()};
   };
-  const std::map<std::string, std::function<void(const char*)>> readers{
+  std::map<std::string, std::function<void(const char*)>> readers{
       {"guidance_rescale", [&](const char* key) { params.guidance_rescale = options.number(key); }},
       {"clip_skip", [&](const char* key) { params.clip_skip = options.integer(key); }},
       {"prompt_2", [&](const char* key) { params.prompt_2 = options.text(key); }},
@@ -49,7 +51,21 @@ void read_options(const Recorded& options, StableDiffusionParams& params) {
       {"negative_target_size", [&](const char* key) { params.negative_target_size = size(key); }},
       {"negative_crops_coords_top_left", [&](const char* key) { params.negative_crops_coords_top_left = size(key); }},
   };
+  const auto number = [&](const char* key, auto& param) {
+    readers.emplace(key, [&](const char* name) { param = options.number(name); });
+  };
+  number("strength", params.strength);
+  number("denoising_start", params.denoising_start);
+  number("denoising_end", params.denoising_end);
+  number("aesthetic_score", params.aesthetic_score);
+  number("negative_aesthetic_score", params.negative_aesthetic_score);
   for (const auto& key : options.keys()) readers.at(key)(key.c_str());
+}
+
+/// Bytes to values from 0 to 1; latents as they are.
+torch::Tensor picture(const Recorded& recorded, const char* key) {
+  const auto values = recorded.tensor(key);
+  return values.scalar_type() == torch::kByte ? values.to(torch::kFloat) / 255 : values;
 }
 
 StableDiffusionParams params_of(const Recorded& recorded) {
@@ -59,14 +75,23 @@ StableDiffusionParams params_of(const Recorded& recorded) {
     seeds.assign(each.begin(), each.end());
   }
   StableDiffusionParams params{.num_inference_steps = recorded.integer("num_inference_steps"),
-                               .guidance_scale = recorded.number("guidance_scale"),
                                .height = recorded.integer("height") * 8,
                                .width = recorded.integer("width") * 8,
                                .seeds = seeds,
                                .eta = recorded.has("eta") ? recorded.number("eta") : 0.0};
+  if (recorded.has("guidance_scale")) params.guidance_scale = recorded.number("guidance_scale");
+  if (recorded.has("input_image")) params.image = picture(recorded, "input_image");
+  if (recorded.has("input_mask")) params.mask = picture(recorded, "input_mask");
   if (const auto negative = recorded.text("negative_prompt"); !negative.empty()) params.negative_prompt = negative;
   if (recorded.has("options")) read_options(Recorded(recorded.at("options")), params);
   return params;
+}
+
+/// A short name of the library's, in capitals for the two that Python's DeepCache is mostly run with.
+std::string scheduler_of(const Recorded& recorded) {
+  auto name = recorded.text("scheduler");
+  std::ranges::transform(name, name.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return name;
 }
 
 std::vector<std::string> prompts_of(const Recorded& recorded) {
@@ -99,7 +124,7 @@ class PipelineParity : public testing::TestWithParam<std::string> {};
 TEST_P(PipelineParity, EveryStep) {
   const auto recorded = Recorded::load(kData / "pipelines" / (GetParam() + ".pt"));
   auto& pipe = pipeline(recorded.text("variant"));
-  pipe.set_scheduler(recorded.text("scheduler") == "DDIM" ? "ddim" : "plms");
+  pipe.set_scheduler(scheduler_of(recorded));
 
   Helper helper(pipe);
   const auto interval = recorded.integer("cache_interval");
@@ -120,8 +145,7 @@ TEST_P(PipelineParity, EveryStep) {
   };
   const auto result = pipe(prompts_of(recorded), params);  // noise from the seed, as Python drew it
 
-  const auto expected_timesteps = recorded.integers("timesteps");
-  EXPECT_EQ(timesteps, std::vector<double>(expected_timesteps.begin(), expected_timesteps.end()));
+  EXPECT_EQ(timesteps, recorded.numbers("timesteps"));
   const auto expected = recorded.tensor("step_latents");
   const auto allowed = tolerance(expected.scalar_type());
   EXPECT_EQ(result.latents.scalar_type(), expected.scalar_type());
@@ -154,6 +178,28 @@ TEST(PipelineParityInputs, GivenLatentsGiveWhatTheirSeedGives) {
   params.latents = NoiseGenerator(params.seeds).randn(noise.sizes(), noise.options());
   params.seeds = {99};
   EXPECT_TRUE(pipe(prompts_of(recorded), params).latents.equal(from_seed));
+}
+
+TEST(PipelineParityInputs, ARefinerGoesOnWithLatentsOfTheBase) {
+  const auto of_base = Recorded::load(kData / "pipelines/sdxl_ddim_1x8x8_8steps_denoising_end_interval2_branch0.pt");
+  const auto of_refiner =
+      Recorded::load(kData / "pipelines/sdxl_refiner_ddim_1x8x8_8steps_img2img_handover_interval2_branch0.pt");
+  auto& base = pipeline("sdxl");
+  auto& refiner = pipeline("sdxl_refiner");
+  ASSERT_TRUE(base.shares_latents_with(refiner));
+  Helper base_helper(base), refiner_helper(refiner);
+  for (auto* helper : {&base_helper, &refiner_helper}) {
+    helper->set_params({.cache_interval = 2});
+    helper->enable();
+  }
+  base.set_scheduler("ddim");
+  refiner.set_scheduler("ddim");
+  auto params = params_of(of_base);
+  params.decode = false;
+  const auto latents = base(prompts_of(of_base), params).latents;
+  params = params_of(of_refiner);
+  params.image = latents;
+  EXPECT_LT(relative_difference(refiner(prompts_of(of_refiner), params).latents, of_refiner.tensor("latents")), 1e-4);
 }
 
 /// With kernels other than the recording machine's (AVX2 and up), the last bits of a normal may differ, in Python too.

@@ -198,7 +198,9 @@ class PackageTest(ExportTest):
         older = dict(_diffusers_version="0.6.0", _name_or_path="/home/someone/sd")
         edit_json(source / "unet/config.json", sample_size=32, use_linear_projection=..., **older)
         edit_json(source / "vae/config.json", scaling_factor=..., force_upcast=..., **older)
-        edit_json(source / "scheduler/scheduler_config.json", steps_offset=..., clip_sample=..., **older)
+        edit_json(
+            source / "scheduler/scheduler_config.json", steps_offset=..., clip_sample=..., timestep_spacing=..., **older
+        )
         edit_json(
             source / "text_encoder/config.json", _name_or_path="/home/someone/sd", dtype=..., torch_dtype="float32"
         )
@@ -221,6 +223,7 @@ class PackageTest(ExportTest):
         self.assertEqual([unet["sample_size"], pipe.unet.config.sample_size], [64, 64])
         self.assertEqual([vae["scaling_factor"], pipe.vae.config.scaling_factor], [0.18215, 0.18215])
         self.assertEqual([scheduler["steps_offset"], scheduler["clip_sample"]], [1, False])
+        self.assertNotIn("timestep_spacing", scheduler)  # another scheduler's own default counts, as in Python
         self.assertEqual([text_encoder["hidden_act"], text_encoder["dtype"]], ["quick_gelu", "float32"])
         self.assertEqual(index["safety_checker"], [None, None])  # which the package doesn't have
         for written, component in (unet, pipe.unet), (vae, pipe.vae), (scheduler, pipe.scheduler):

@@ -47,5 +47,16 @@ TEST(NoiseGenerator, RefusesWhatItCannotDraw) {
   expect_error<std::invalid_argument>([&] { two.randn({2, 4}, torch::kInt64); }, {"floating point"});
 }
 
+TEST(NoiseGenerator, TheFirstOnesShareTheirState) {
+  const std::vector<std::uint64_t> seeds{1, 2};
+  NoiseGenerator all(seeds);
+  NoiseGenerator expected(std::vector<std::uint64_t>{1});
+  EXPECT_TRUE(all.first(1).randn({1, 3}, torch::kFloat).equal(expected.randn({1, 3}, torch::kFloat)));
+  EXPECT_TRUE(all.randn({2, 3}, torch::kFloat)[0].equal(expected.randn({1, 3}, torch::kFloat)[0]));
+  for (const auto count : {0, 3})
+    expect_error<std::invalid_argument>([&] { all.first(count); }, {"1 to 2 batch items", std::to_string(count)});
+  EXPECT_NO_THROW(expected.first(9));  // one generator draws for any number
+}
+
 }  // namespace
 }  // namespace deepcache

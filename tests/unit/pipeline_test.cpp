@@ -15,6 +15,21 @@ StableDiffusionParams quick() {
   return {.num_inference_steps = 2, .height = 64, .width = 64};
 }
 
+/// A copy of a package, one of whose JSON files is changed, and so in its manifest.
+std::filesystem::path edited_package(const TemporaryFolder& folder, const std::string& name,
+                                     const std::function<void(nlohmann::json&)>& edit) {
+  const auto package = folder.path() / "package";
+  std::filesystem::copy(std::filesystem::path(DEEPCACHE_TEST_DATA) / "packages/one_layer", package,
+                        std::filesystem::copy_options::recursive);
+  auto json = read_json(package / name);
+  edit(json);
+  write_file(package / name, json.dump());
+  auto manifest = read_json(package / "deepcache.json");
+  manifest["files"][name] = {{"bytes", json.dump().size()}, {"sha256", sha256(package / name)}};
+  write_file(package / "deepcache.json", manifest.dump());
+  return package;
+}
+
 class PipelineTest : public testing::Test {
  protected:
   void refuse(const std::function<void(StableDiffusionParams&)>& edit, const std::vector<std::string>& parts) {
@@ -108,19 +123,18 @@ TEST_F(PipelineTest, SchedulersByName) {
 
 TEST_F(PipelineTest, APackageOfAnUnknownSchedulerRunsWithAnotherOne) {
   const TemporaryFolder folder;
-  const auto package = folder.path() / "package";
-  std::filesystem::copy(std::filesystem::path(DEEPCACHE_TEST_DATA) / "packages/one_layer", package,
-                        std::filesystem::copy_options::recursive);
-  const auto config = package / "scheduler/scheduler_config.json";
-  auto json = read_json(config);
-  json["_class_name"] = "NewScheduler";
-  write_file(config, json.dump());
-  auto manifest = read_json(package / "deepcache.json");
-  manifest["files"]["scheduler/scheduler_config.json"] = {{"bytes", json.dump().size()}, {"sha256", sha256(config)}};
-  write_file(package / "deepcache.json", manifest.dump());
+  const auto package = edited_package(folder, "scheduler/scheduler_config.json",
+                                      [](auto& json) { json["_class_name"] = "NewScheduler"; });
   expect_error<std::runtime_error>([&] { StableDiffusionPipeline::load(package); }, {"NewScheduler"});
-  auto other = StableDiffusionPipeline::load(package, torch::kCPU, "ddim");
+  auto other = StableDiffusionPipeline::load(package, {.scheduler = "ddim"});
   EXPECT_TRUE(other("red heart", quick()).latents.equal(pipe("red heart", quick()).latents));
+}
+
+TEST_F(PipelineTest, ModelsThatItDoesNotKnow) {
+  const TemporaryFolder folder;
+  const auto package = edited_package(folder, "unet/config.json", [](auto& json) { json["in_channels"] = 8; });
+  expect_error<std::runtime_error>([&] { StableDiffusionPipeline::load(package); },
+                                   {"unet/config.json", "in_channels must be the VAE's 4, or 9 for inpainting, got 8"});
 }
 
 TEST_F(PipelineTest, ParametersOutOfRange) {
@@ -151,11 +165,105 @@ TEST_F(PipelineTest, ParametersOutOfRange) {
   refuse([](auto& p) { p.eta = 0.5; }, {"eta is an option of DDIM; PNDMScheduler has none, got 0.5"});
 }
 
+TEST_F(PipelineTest, WhatIsLeftToTheModel) {
+  const auto plain = pipe.resolve({});
+  EXPECT_EQ(std::tie(plain.height, plain.width), std::make_tuple(128, 128));
+  EXPECT_EQ(plain.guidance_scale, 7.5);
+  EXPECT_FALSE(plain.strength);
+  const auto pixels = pipe.resolve({.image = torch::zeros({3, 64, 72})});
+  EXPECT_EQ(std::tie(pixels.height, pixels.width), std::make_tuple(64, 72));
+  EXPECT_EQ(pixels.strength, 0.8);
+  const auto latents = pipe.resolve({.image = torch::zeros({1, 4, 8, 9})});
+  EXPECT_EQ(std::tie(latents.height, latents.width), std::make_tuple(64, 72));
+}
+
+TEST_F(PipelineTest, AnImageOfLatentsIsNotEncodedAgain) {
+  auto params = quick();
+  const auto latents = pipe("red heart", params).latents;
+  params.image = latents;
+  params.strength = 0.5;
+  const auto first = pipe("panda", params).latents;
+  params.image = pipe.decode(latents);
+  EXPECT_FALSE(pipe("panda", params).latents.equal(first));  // the encoder draws a sample, and rounds
+  params.image = latents;
+  EXPECT_TRUE(pipe("panda", params).latents.equal(first));
+}
+
+TEST_F(PipelineTest, ImagesThatDoNotFit) {
+  const auto with_image = [](const torch::Tensor& image, auto set) {
+    return [=](StableDiffusionParams& p) {
+      p.image = image;
+      set(p);
+    };
+  };
+  const auto image = torch::full({3, 64, 64}, 0.5);
+  const auto nothing = [](auto&) {};
+  refuse(with_image(torch::zeros({64, 64}), nothing), {"image must hold", "[3, 64, 64]", "got Float [64, 64]"});
+  refuse(with_image(torch::zeros({1, 64, 64}), nothing), {"image must hold", "got Float [1, 64, 64]"});
+  refuse(with_image(torch::zeros({3, 64, 72}), nothing), {"[3, 64, 64], or several, got Float [3, 64, 72]"});
+  refuse(with_image(torch::zeros({3, 64, 64}, torch::kByte), nothing), {"floating-point", "got Byte"});
+  refuse(with_image(torch::zeros({2, 3, 64, 64}), nothing), {"a number that divides the 1 to make, got 2"});
+  refuse(with_image(torch::zeros({1, 4, 9, 8}), nothing), {"image must hold", "[4, 8, 8]", "got Float [1, 4, 9, 8]"});
+  refuse(with_image(image * 255, nothing), {"image must hold values from 0 to 1, got 127.5 to 127.5"});
+  refuse(with_image(image - 1, nothing), {"from 0 to 1, got -0.5"});
+  refuse(with_image(image * NAN, nothing), {"from 0 to 1, got"});
+  for (const double strength : {0.0, -0.5, 1.5, std::nan("")})
+    refuse(with_image(image, [=](auto& p) { p.strength = strength; }), {"strength must be above 0, to 1, got"});
+  refuse(with_image(image, [](auto& p) { p.strength = 0.4; }),
+         {"strength 0.4 leaves none of 2 steps; the least is 0.5"});
+  refuse([](auto& p) { p.strength = 0.5; }, {"strength needs an image"});
+  refuse([](auto& p) { p.mask = torch::zeros({1, 64, 64}); }, {"a mask needs an image"});
+  for (const auto& mask : {torch::zeros({1, 32, 64}), torch::zeros({3, 64, 64}), torch::zeros({64, 64})})
+    refuse(with_image(image, [=](auto& p) { p.mask = mask; }), {"mask must hold", "[1, 64, 64]", "got Float"});
+  refuse(with_image(image,
+                    [](auto& p) {
+                      p.mask = torch::full({1, 64, 64}, 255.0);
+                    }),
+         {"mask must hold values from 0"});
+  refuse(with_image(torch::zeros({2, 3, 64, 64}),
+                    [](auto& p) {
+                      p.mask = torch::zeros({3, 1, 64, 64});
+                      p.num_images_per_prompt = 6;
+                    }),
+         {"as many masks as images, or one of either, got 3 and 2"});
+}
+
+TEST_F(PipelineTest, PartsOfTheProcess) {
+  const auto image = torch::zeros({1, 4, 8, 8});
+  refuse([](auto& p) { p.denoising_start = 0.5; }, {"denoising_start needs an image"});
+  refuse([](auto& p) { p.denoising_end = 1.0; }, {"denoising_end must be above 0 and below 1, got 1"});
+  refuse([](auto& p) { p.denoising_end = 0.0; }, {"denoising_end must be above 0"});
+  const auto between = [&](double start, double end) {
+    return [=](StableDiffusionParams& p) {
+      p.image = image;
+      p.denoising_start = start;
+      p.denoising_end = end;
+    };
+  };
+  refuse(between(0.5, 0.5), {"denoising_start must be below denoising_end, got 0.5 and 0.5"});
+  refuse(between(0.6, 0.7), {"none of 2 steps lies between denoising_start 0.6 and denoising_end 0.7"});
+}
+
+TEST(PipelineFamilies, PaintingModelsAndRefinersNeedPictures) {
+  const auto folder = std::filesystem::path(DEEPCACHE_TEST_DATA) / "packages";
+  const auto painting = StableDiffusionPipeline::load(folder / "sd1_inpaint");
+  auto params = quick();
+  expect_error<std::invalid_argument>([&] { painting.validate({"x"}, params); }, {"needs an image and a mask"});
+  params.image = torch::zeros({1, 4, 8, 8});
+  expect_error<std::invalid_argument>([&] { painting.validate({"x"}, params); }, {"needs a mask too"});
+  params.mask = torch::zeros({1, 64, 64});
+  expect_error<std::invalid_argument>([&] { painting.validate({"x"}, params); }, {"needs the image's pixels"});
+  const auto refiner = StableDiffusionPipeline::load(folder / "sdxl_refiner");
+  expect_error<std::invalid_argument>([&] { refiner.validate({"x"}, quick()); },
+                                      {"refines pictures: it needs an image"});
+  EXPECT_TRUE(refiner.shares_latents_with(painting));
+}
+
 TEST(PipelineLoading, DeviceThatIsNotThere) {
   expect_error<std::invalid_argument>(
       [] {
         StableDiffusionPipeline::load(std::filesystem::path(DEEPCACHE_TEST_DATA) / "packages/sd1",
-                                      torch::Device("cuda:99"));
+                                      {.device = torch::Device("cuda:99")});
       },
       {"no device \"cuda:99\""});
 }

@@ -341,5 +341,23 @@ TEST(SchedulerAddNoise, RefusesTensorsThatDoNotFit) {
   refuse(sample, sample, timesteps - 1, "from 0 to 999");
 }
 
+TEST(SchedulerAddNoise, ToWhatAStepOfTheRunBeginsWith) {
+  const auto sample = make_sample();
+  const auto noise = torch::ones_like(sample);
+  for (const auto* name : {"ddim", "plms", "ddpm", "lcm", "euler", "euler_a", "heun", "dpm++_2m", "unipc"}) {
+    SCOPED_TRACE(name);
+    const auto scheduler = Scheduler::from_json(kDdim, name);
+    scheduler->set_timesteps(4);
+    const auto calls = scheduler->timesteps().size(0);
+    for (std::int64_t i = 0; i < calls; ++i)
+      EXPECT_TRUE(scheduler->add_noise_at(sample, noise, i)
+                      .equal(scheduler->add_noise(sample, noise, scheduler->timesteps().slice(0, i, i + 1))));
+    for (const auto step_index : {std::int64_t{-1}, calls})
+      expect_error<std::invalid_argument>([&] { scheduler->add_noise_at(sample, noise, step_index); },
+                                          {"from 0 to " + std::to_string(calls - 1), std::to_string(step_index)});
+    EXPECT_THROW(scheduler->add_noise_at(sample, noise[0], 0), std::invalid_argument);
+  }
+}
+
 }  // namespace
 }  // namespace deepcache

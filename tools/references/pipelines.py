@@ -6,13 +6,15 @@ Writes packages/<variant>/, a model package of each tiny pipeline, and pipelines
 strings, numbers and lists that `torch::pickle_load` reads; pipelines/recorded.json lists the cases, the command and the
 versions. Fields of a case:
 
-- settings: variant, scheduler (DDIM or PLMS), num_inference_steps, guidance_scale, seed, batch, height and width (of
-  the latents), prompts, negative_prompt; eta where it isn't 0; seeds [B] where each image has a generator of its own,
-  instead of one with `seed` for the batch; cache_interval (0: not cached), cache_branch_id, and count: "calls" is this
-  library's default, "timestep" is what DeepCache 0.1.1 does, which looks the timestep up in the scheduler's list, and
-  so counts the repeated second timestep of PLMS as step 1 again.
+- settings: variant, scheduler (a short name of this library), num_inference_steps, guidance_scale (absent: the
+  pipeline's own), seed, batch, height and width (of the latents), prompts, negative_prompt; eta where it isn't 0; seeds
+  [B] where each image has a generator of its own, instead of one with `seed` for the batch; cache_interval (0: not
+  cached), cache_branch_id, and count: "calls" is this library's default, "timestep" is what DeepCache 0.1.1 does, which
+  looks the timestep up in the scheduler's list, and so counts the repeated second timestep of PLMS as step 1 again.
 - options: further arguments of the pipeline, where there are some.
-- inputs: init_latents [B, 4, h, w], which are torch.randn with CPU generators of these seeds.
+- inputs: init_latents [B, 4, h, w], which are torch.randn with CPU generators of these seeds; with an image there is
+  input_image instead, uint8 [n, 3, H, W] (to be divided by 255), or latents, and in some cases input_mask, uint8
+  [m, 1, H, W].
 - results: timesteps [S] and step_latents [S, B, 4, h, w] after each of S calls of the UNet, full_calls (the indices of
   those that ran the whole UNet), latents (the last ones), and in some cases image [B, 3, H, W] in [0, 1], float32.
 
@@ -26,137 +28,22 @@ import platform
 import sys
 import tempfile
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from unittest import mock
 
+import diffusers
 import torch
 from DeepCache import DeepCacheSDHelper
-from diffusers import DDIMScheduler, PNDMScheduler
 from diffusers.utils.torch_utils import randn_tensor
 
+from pipeline_cases import BRANCHES, PROMPTS, cases
 from tiny_pipelines import ROOT, VARIANTS, tiny_pipeline
 
 sys.path.insert(0, str(ROOT / "tools"))
 from export import export, quiet  # noqa: E402  (tools/ is no package)
+from families import SCHEDULERS  # noqa: E402
 
 COMMAND = "python tools/references/pipelines.py"
-PROMPTS = ["red heart!", "panda, face", "a green apple & 2 flowers"]
-BRANCHES = {"sd1": 12, "sd2": 12, "one_layer": 8, "three_layers": 16, "sd1_bfloat16": 12, "sdxl": 9}
-
-
-@dataclass(frozen=True)
-class Case:
-    variant: str
-    scheduler: str = "DDIM"
-    num_inference_steps: int = 8
-    guidance_scale: float = 5.0
-    cache_interval: int = 0
-    cache_branch_id: int = 0
-    count: str = "calls"
-    batch: int = 1
-    height: int = 8
-    width: int = 8
-    negative_prompt: str = ""
-    seed: int = 1
-    seeds: tuple[int, ...] = ()
-    eta: float = 0.0
-    image: bool = False
-    options: dict = field(default_factory=dict)  # further arguments of the pipeline
-    label: str = ""  # of the options, in the name
-
-    @property
-    def name(self):
-        parts = [
-            self.variant,
-            self.scheduler.lower(),
-            f"{self.batch}x{self.height}x{self.width}",
-            f"{self.num_inference_steps}steps",
-        ]
-        parts += ["unguided"] * (self.guidance_scale <= 1) + ["negative"] * bool(self.negative_prompt)
-        parts += [f"eta{self.eta:g}".replace(".", "_")] * (self.eta > 0)
-        parts += [f"{len(self.seeds)}seeds"] * bool(self.seeds) + [self.label] * bool(self.label)
-        parts += (
-            [f"interval{self.cache_interval}", f"branch{self.cache_branch_id}"] if self.cache_interval else ["uncached"]
-        )
-        return "_".join(parts + ["timestep"] * (self.count == "timestep"))
-
-    @property
-    def settings(self):
-        """Without those that say nothing."""
-        optional = ("seeds", "eta", "options", "label")
-        return {key: value for key, value in asdict(self).items() if key not in optional or value}
-
-    def generator(self):
-        """New generators, as the pipeline takes them."""
-        generators = [torch.Generator().manual_seed(seed) for seed in self.seeds or (self.seed,)]
-        return generators if self.seeds else generators[0]
-
-
-def cases():
-    for variant in "sd1", "sd2", "one_layer", "three_layers":
-        branches = BRANCHES[variant]
-        yield Case(variant, image=True)
-        yield Case(variant, scheduler="PLMS")
-        for branch in range(branches):
-            yield Case(variant, cache_interval=3, cache_branch_id=branch, image=branch == 0)
-        yield Case(variant, scheduler="PLMS", cache_interval=3, cache_branch_id=1, image=True)
-        for count in (
-            "calls",
-            "timestep",
-        ):  # which differ with interval 2 only: the repeated timestep is the third call, index 2 or 1
-            yield Case(variant, scheduler="PLMS", cache_interval=2, cache_branch_id=0, count=count)
-        for size in (12, 20), (13, 17):  # divisible by the UNet's strides in no level but the first two; in none
-            shape = dict(batch=3, height=size[0], width=size[1])
-            yield Case(variant, **shape)
-            yield Case(variant, cache_interval=2, cache_branch_id=branches // 2, **shape)
-        yield Case(variant, guidance_scale=1.0)
-        yield Case(variant, guidance_scale=1.0, cache_interval=3)
-    yield Case("sd1", num_inference_steps=10)
-    yield Case("sd1", scheduler="PLMS", num_inference_steps=10)
-    for scheduler, count in ("DDIM", "calls"), ("PLMS", "calls"), ("PLMS", "timestep"):
-        for interval in (1, 2, 3, 5, 7):
-            yield Case(
-                "sd1",
-                scheduler=scheduler,
-                count=count,
-                cache_interval=interval,
-                cache_branch_id=2,
-                num_inference_steps=10,
-            )
-    yield Case("sd1", scheduler="PLMS", batch=3, height=13, width=17, cache_interval=3, cache_branch_id=4, image=False)
-    yield Case("sd1", height=13, width=17, cache_interval=5, cache_branch_id=0, image=True)
-    yield Case("sd2", negative_prompt="blue!", cache_interval=2, cache_branch_id=0)
-    for interval in (0, 3):
-        yield Case("sd1", eta=0.5, cache_interval=interval)
-        # Guidance multiplies rounding differences: at 5, other kernels would differ by half as much as caching does.
-        yield Case("sd1_bfloat16", guidance_scale=2.0, cache_interval=interval, image=interval == 0)
-    yield from options_cases("sd1", guidance_rescale=dict(guidance_rescale=0.7), clip_skip=dict(clip_skip=1))
-    yield Case("sdxl", image=True)
-    for branch in range(BRANCHES["sdxl"]):
-        yield Case("sdxl", cache_interval=3, cache_branch_id=branch, image=branch == 0)
-    yield Case("sdxl", scheduler="PLMS", cache_interval=2, cache_branch_id=1)
-    yield Case("sdxl", guidance_scale=1.0)
-    yield Case("sdxl", negative_prompt="blue!")
-    for interval in (0, 5):
-        yield Case("sdxl", batch=3, height=13, width=17, cache_interval=interval, cache_branch_id=interval)
-    yield from options_cases(
-        "sdxl",
-        guidance_rescale=dict(guidance_rescale=0.7),
-        clip_skip=dict(clip_skip=1),
-        prompt_2=dict(prompt_2="panda", negative_prompt_2="sun"),
-        sizes=dict(original_size=(64, 96), target_size=(80, 72), crops_coords_top_left=(8, 4)),
-        negative_sizes=dict(
-            negative_original_size=(32, 40), negative_target_size=(48, 56), negative_crops_coords_top_left=(2, 6)
-        ),
-    )
-    yield Case("sd1", eta=1.0, batch=2, seeds=(7, 3), cache_interval=3)
-    yield Case("sd1", scheduler="PLMS", batch=2, seeds=(7, 3))
-
-
-def options_cases(variant, **labelled):
-    for label, options in labelled.items():
-        yield Case(variant, options=options, label=label)
 
 
 # ---- DeepCache, two ways
@@ -232,53 +119,94 @@ def cut(pipe, case):
 # ---- Recording
 
 
-def run(pipe, case, prompts):
+def run(pipe, case, prompts, pictures):
     """The latents after each call of the UNet, and the timesteps."""
     steps, timesteps = [], []
-    negative = [case.negative_prompt] * case.batch if case.negative_prompt or case.variant != "sdxl" else None
+    negative = [case.negative_prompt] * case.batch if case.negative_prompt or not case.is_xl else None
 
     def keep(_, index, timestep, tensors):
         steps.append(tensors["latents"].clone())
-        timesteps.append(int(timestep))
+        timesteps.append(float(timestep))
         return {}
 
     latents = pipe(
         prompts,
         negative_prompt=negative,
-        height=case.height * 8,
-        width=case.width * 8,
         num_inference_steps=case.num_inference_steps,
-        guidance_scale=case.guidance_scale,
         eta=case.eta,
         generator=case.generator(),
         output_type="latent",
         callback_on_step_end=keep,
+        **({} if case.guidance_scale is None else dict(guidance_scale=case.guidance_scale)),
+        **(dict(height=case.height * 8, width=case.width * 8) if case.masks or not pictures else {}),
+        **pictures,
         **case.options,
     ).images
     assert torch.equal(latents, steps[-1])
-    return torch.stack(steps), torch.tensor(timesteps)
+    timesteps = torch.tensor(timesteps, dtype=torch.float64)
+    return torch.stack(steps), timesteps if timesteps.frac().any() else timesteps.long()
 
 
-def record(pipe, case):
-    config = pipe.scheduler.config
-    pipe.scheduler = (
-        DDIMScheduler.from_config(config)
-        if case.scheduler == "DDIM"
-        else PNDMScheduler.from_config(config, skip_prk_steps=True)
-    )
+def make_scheduler(name, config):
+    """What this library has under a short name."""
+    plain = name.lower().removesuffix("_karras").removesuffix("_sde")
+    class_name = next(class_name for class_name, short in SCHEDULERS.items() if short == plain)
+    options = dict(skip_prk_steps=True) if class_name == "PNDMScheduler" else {}
+    if "_sde" in name:
+        options["algorithm_type"] = "sde-dpmsolver++"
+    if "_karras" in name:
+        options["use_karras_sigmas"] = True
+    return getattr(diffusers, class_name).from_config(config, **options)
+
+
+def task_pipeline(pipe, case):
+    """The pipeline of these components for the case's task."""
+    if not case.images and not case.image_of:
+        return pipe
+    name = f"StableDiffusion{'XL' if case.is_xl else ''}{'Inpaint' if case.masks else 'Img2Img'}Pipeline"
+    pipe = getattr(diffusers, name).from_pipe(pipe)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def input_pictures(case):
+    """Smooth noise, and a rectangle with a fringe of values about the threshold, as bytes."""
+    generator = torch.Generator().manual_seed(5)
+    height, width = case.height * 8, case.width * 8
+    coarse = torch.rand(case.images, 3, case.height, case.width, generator=generator)
+    image = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")
+    mask = torch.zeros(case.masks, 1, height, width)
+    for i in range(case.masks):
+        mask[i, :, height // 4 :, : width // (2 + i)] = 1
+    mask[:, :, height // 4, ::2], mask[:, :, height // 4, 1::2] = 127 / 255, 128 / 255
+    return {
+        name: (picture * 255).round().to(torch.uint8)
+        for name, picture in dict(image=image, mask_image=mask).items()
+        if len(picture)
+    }
+
+
+def record(pipe, case, config, results):
+    """`config` is that of the package's scheduler; results are those of earlier cases, by name."""
+    pipe = task_pipeline(pipe, case)
+    pipe.scheduler = make_scheduler(case.scheduler, config)
     prompts = PROMPTS[: case.batch]
-
-    shape = (case.batch, 4, case.height, case.width)
-    init_latents = randn_tensor(shape, generator=case.generator(), dtype=pipe.dtype)  # as the pipeline draws them
+    inputs = {"image": results[case.image_of]["latents"]} if case.image_of else input_pictures(case)
+    pictures = {name: value / 255 if value.dtype == torch.uint8 else value for name, value in inputs.items()}
+    inputs = {"input_" + name.removesuffix("_image"): value for name, value in inputs.items()}
+    if not inputs:
+        shape = (case.batch, 4, case.height, case.width)
+        # As the pipeline draws them.
+        inputs["init_latents"] = randn_tensor(shape, generator=case.generator(), dtype=pipe.dtype)
     with cut(pipe, case) if case.cache_interval else nullcontext() as full_calls:
-        step_latents, timesteps = run(pipe, case, prompts)
+        step_latents, timesteps = run(pipe, case, prompts, pictures)
     if case.cache_interval and case.variant not in ("one_layer", "three_layers"):
         with helper(pipe, case):
-            if not torch.equal(run(pipe, case, prompts)[0], step_latents):
+            if not torch.equal(run(pipe, case, prompts, pictures)[0], step_latents):
                 raise RuntimeError(f"{case.name}: DeepCacheSDHelper and the model of the cut differ")
     result = case.settings | dict(
         prompts=prompts,
-        init_latents=init_latents,
+        **inputs,
         timesteps=timesteps,
         step_latents=step_latents,
         latents=step_latents[-1].clone(),
@@ -323,6 +251,9 @@ def check_distinct(results):
                 "seeds",
                 "options",
                 "label",
+                "images",
+                "masks",
+                "image_of",
             )
         )
         groups.setdefault(key, []).append((name, result))
@@ -352,9 +283,12 @@ def main():
     torch.set_grad_enabled(False)
     torch.set_num_threads(1)  # the recorded values' last bits don't depend on the machine's cores
     pipes = {variant: tiny_pipeline(variant) for variant in VARIANTS}
+    configs = {}
     for variant, pipe in pipes.items():
         with tempfile.TemporaryDirectory() as folder:
             pipe.save_pretrained(folder)
+            # From the file: one made in memory leaves settings that it wasn't given to the class that it becomes.
+            configs[variant] = type(pipe.scheduler).from_pretrained(folder, subfolder="scheduler").config
             export(
                 folder,
                 args.out / "packages" / variant,
@@ -363,7 +297,9 @@ def main():
                 force=True,
                 say=lambda line, variant=variant: print(f"{variant}: {line}", flush=True),
             )
-    results = {case.name: record(pipes[case.variant], case) for case in cases()}
+    results = {}
+    for case in cases():
+        results[case.name] = record(pipes[case.variant], case, configs[case.variant], results)
     check_distinct(results)
     folder = args.out / "pipelines"
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,10 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLInpaintPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
@@ -35,7 +38,8 @@ XL_UNET = dict(
     projection_class_embeddings_input_dim=40 + 6 * 8,
 )
 
-# What a variant changes: in the UNet's config, the text encoder's, the scheduler's, the tokenizer's; what it runs in.
+# What a variant changes: the pipeline's class and arguments; in the UNet's config, the text encoder's, the
+# scheduler's, the tokenizer's; what it runs in.
 VARIANTS = {
     "sd1": {},
     "sd2": dict(
@@ -48,6 +52,15 @@ VARIANTS = {
     "three_layers": dict(unet=dict(layers_per_block=3)),
     "sd1_bfloat16": dict(dtype=torch.bfloat16),
     "sdxl": {},
+    "sd1_inpaint": dict(pipeline=StableDiffusionInpaintPipeline, unet=dict(in_channels=9)),
+    "sdxl_inpaint": dict(pipeline=StableDiffusionXLInpaintPipeline, unet=dict(in_channels=9)),
+    "sdxl_refiner": dict(
+        pipeline=StableDiffusionXLImg2ImgPipeline,
+        arguments=dict(
+            tokenizer=None, text_encoder=None, requires_aesthetics_score=True, force_zeros_for_empty_prompt=False
+        ),
+        unet=dict(cross_attention_dim=48, projection_class_embeddings_input_dim=40 + 5 * 8),
+    ),
 }
 
 
@@ -129,8 +142,8 @@ def tiny_pipeline(variant, seed=0):
         )
         if variant.startswith("sdxl"):
             tokenizer_2 = CLIPTokenizer.from_pretrained(TOKENIZER, pad_token="!")
-            pipe = StableDiffusionXLPipeline(
-                **parts,
+            pipe = options.get("pipeline", StableDiffusionXLPipeline)(
+                **parts | options.get("arguments", {}),
                 tokenizer_2=tokenizer_2,
                 unet=tiny_unet(**XL_UNET | options.get("unet", {})),
                 vae=tiny_vae(),
@@ -147,7 +160,7 @@ def tiny_pipeline(variant, seed=0):
             )
         else:
             width = parts["text_encoder"].config.hidden_size
-            pipe = StableDiffusionPipeline(
+            pipe = options.get("pipeline", StableDiffusionPipeline)(
                 **parts,
                 unet=tiny_unet(**SD_UNET | dict(cross_attention_dim=width) | options.get("unet", {})),
                 vae=tiny_vae(),

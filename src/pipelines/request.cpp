@@ -1,0 +1,139 @@
+#include "pipelines/request.hpp"
+
+#include <torch/types.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "error.hpp"
+
+namespace deepcache {
+namespace {
+
+/// Pixels to a value of the image: 1, or those of a latent.
+std::int64_t pixels_a_value(const torch::Tensor& image, const ModelTraits& traits) {
+  return image.dim() == 4 && image.size(1) == traits.latent_channels ? traits.vae_scale_factor : 1;
+}
+
+std::string shape(const torch::Tensor& tensor) {
+  return fmt::format("{} [{}]", c10::toString(tensor.scalar_type()), fmt::join(tensor.sizes(), ", "));
+}
+
+void check_side(std::int64_t pixels, const char* name, std::int64_t factor) {
+  const auto below = std::max<std::int64_t>(1, pixels / factor) * factor;
+  check_argument(pixels > 0 && pixels % factor == 0,
+                 "{} must be a positive multiple of {} for this model; the nearest to {} are {} and {}", name, factor,
+                 pixels, below, below + factor);
+}
+
+void check_share(const std::optional<double>& value, const char* name) {
+  check_argument(!value || (*value > 0 && *value < 1), "{} must be above 0 and below 1, got {}", name,
+                 value.value_or(0));
+}
+
+/// Of images or masks of the run's size: [channels, H, W], or a batch of them whose number divides the run's.
+void check_picture(const torch::Tensor& picture, const char* name, std::int64_t channels, std::int64_t pixels_a_value,
+                   std::int64_t batch, const StableDiffusionParams& params) {
+  const auto height = params.height / pixels_a_value;
+  const auto width = params.width / pixels_a_value;
+  const bool fits = (picture.dim() == 3 || picture.dim() == 4) && picture.size(-3) == channels &&
+                    picture.size(-2) == height && picture.size(-1) == width && picture.is_floating_point();
+  check_argument(fits, "{} must hold floating-point values of shape [{}, {}, {}], or several, got {}", name, channels,
+                 height, width, shape(picture));
+  check_argument(picture.dim() == 3 || (picture.size(0) > 0 && batch % picture.size(0) == 0),
+                 "{} must hold one picture, or a number that divides the {} to make, got {}", name, batch,
+                 picture.size(0));
+  if (pixels_a_value == 1)
+    check_argument(picture.min().item<double>() >= 0 && picture.max().item<double>() <= 1,
+                   "{} must hold values from 0 to 1, got {} to {}", name, picture.min().item<double>(),
+                   picture.max().item<double>());
+}
+
+void check_image(const StableDiffusionParams& params, const ModelTraits& traits, std::int64_t batch) {
+  const bool has_mask = params.mask.defined();
+  if (!params.image.defined()) {
+    check_argument(!has_mask, "a mask needs an image");
+    check_argument(!params.strength, "strength needs an image, got {} without one", params.strength.value_or(0));
+    check_argument(!params.denoising_start, "denoising_start needs an image, the latents to begin with");
+    check_argument(!traits.has_aesthetics_score, "this model refines pictures: it needs an image");
+    check_argument(!traits.is_inpainting(), "this model paints into pictures: it needs an image and a mask");
+    return;
+  }
+  check_argument(has_mask || !traits.is_inpainting(), "this model paints into pictures: it needs a mask too");
+  const auto scale = pixels_a_value(params.image, traits);
+  check_picture(params.image, "image", scale > 1 ? traits.latent_channels : 3, scale, batch, params);
+  check_argument(*params.strength > 0 && *params.strength <= 1, "strength must be above 0, to 1, got {}",
+                 *params.strength);
+  if (!has_mask) return;
+  check_argument(scale == 1 || !traits.is_inpainting(),
+                 "this model paints into pictures: it needs the image's pixels, got latents");
+  check_picture(params.mask, "mask", 1, 1, batch, params);
+  const auto images = params.image.dim() == 4 ? params.image.size(0) : 1;
+  const auto masks = params.mask.dim() == 4 ? params.mask.size(0) : 1;
+  check_argument(images == masks || images == 1 || masks == 1,
+                 "there must be as many masks as images, or one of either, got {} and {}", masks, images);
+}
+
+void check_guidance(const StableDiffusionParams& params) {
+  check_argument(std::isfinite(*params.guidance_scale), "guidance_scale must be a finite number, got {}",
+                 *params.guidance_scale);
+  check_argument(params.guidance_rescale >= 0 && params.guidance_rescale <= 1,
+                 "guidance_rescale must be 0 to 1, got {}", params.guidance_rescale);
+}
+
+void check_parts(const StableDiffusionParams& params) {
+  check_share(params.denoising_start, "denoising_start");
+  check_share(params.denoising_end, "denoising_end");
+  check_argument(!params.denoising_start || !params.denoising_end || *params.denoising_start < *params.denoising_end,
+                 "denoising_start must be below denoising_end, got {} and {}", params.denoising_start.value_or(0),
+                 params.denoising_end.value_or(0));
+}
+
+}  // namespace
+
+StableDiffusionParams resolve(StableDiffusionParams params, const ModelTraits& traits) {
+  const bool has_image = params.image.defined() && params.image.dim() >= 3;
+  const bool has_mask = params.mask.defined();
+  const auto side = [&](std::int64_t asked, std::int64_t dim) {
+    if (asked != 0) return asked;
+    if (has_image) return params.image.size(dim) * pixels_a_value(params.image, traits);
+    return traits.sample_size * traits.vae_scale_factor;
+  };
+  params.height = side(params.height, -2);
+  params.width = side(params.width, -1);
+  if (!params.guidance_scale) params.guidance_scale = traits.is_xl && !has_mask ? 5.0 : 7.5;
+  if (has_image && !params.strength)
+    params.strength = traits.is_xl ? (has_mask ? 0.9999 : 0.3) : (has_mask ? 1.0 : 0.8);
+  return params;
+}
+
+std::vector<std::int64_t> latent_shape(std::size_t num_prompts, const StableDiffusionParams& params,
+                                       const ModelTraits& traits) {
+  return {static_cast<std::int64_t>(num_prompts) * params.num_images_per_prompt, traits.latent_channels,
+          params.height / traits.vae_scale_factor, params.width / traits.vae_scale_factor};
+}
+
+void check_request(const std::vector<std::string>& prompts, const StableDiffusionParams& params,
+                   const ModelTraits& traits) {
+  check_argument(!prompts.empty(), "there must be one prompt or more, got none");
+  check_argument(params.num_images_per_prompt >= 1, "num_images_per_prompt must be 1 or above, got {}",
+                 params.num_images_per_prompt);
+  check_side(params.height, "height", traits.vae_scale_factor);
+  check_side(params.width, "width", traits.vae_scale_factor);
+  check_guidance(params);
+  check_argument(params.eta >= 0 && params.eta <= 1, "eta must be 0 to 1, got {}", params.eta);
+  const auto latents = latent_shape(prompts.size(), params, traits);
+  check_argument(params.seeds.size() == 1 || params.seeds.size() == static_cast<std::size_t>(latents[0]),
+                 "there must be one seed, or one for each of the {} images, got {}", latents[0], params.seeds.size());
+  if (params.latents.defined())
+    check_argument(params.latents.sizes() == latents && params.latents.is_floating_point(),
+                   "latents must be floating-point values of shape [{}], got {}", fmt::join(latents, ", "),
+                   shape(params.latents));
+  check_parts(params);
+  check_image(params, traits, latents[0]);
+  check_argument(traits.is_xl || !(params.prompt_2 || params.negative_prompt_2 || params.original_size ||
+                                   params.target_size || params.negative_original_size || params.negative_target_size),
+                 "prompt_2, negative_prompt_2 and the sizes that a model is told of are SDXL's; this isn't one");
+}
+
+}  // namespace deepcache
