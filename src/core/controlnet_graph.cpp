@@ -18,6 +18,7 @@ namespace {
 using Values = std::vector<jit::Value*>;
 
 constexpr std::size_t kDeep = 0, kSkip = 1;  // operands of a skip concatenation
+constexpr const char* kSample = "sample";
 constexpr const char* kImage = "controlnet_cond";
 constexpr const char* kScale = "conditioning_scale";
 
@@ -84,6 +85,13 @@ Values residuals_of(const Forward& controlnet, std::size_t index, std::size_t ex
   return residuals;
 }
 
+/// Whether the UNet's sample holds more than a ControlNet's: inpainting UNets read the latents, then the mask, then the
+/// latents of what is kept, and ControlNets the first of these.
+bool reads_latents_only(const Forward& unet, const Forward& controlnet) {
+  const auto whole = width_of(find_input(unet, kSample)), latents = width_of(find_input(controlnet, kSample));
+  return whole && latents && *whole == 2 * *latents + 1;
+}
+
 void check_fits(const Forward& unet, const Values& skips, const Forward& controlnet, std::size_t index) {
   const auto known = argument_names(unet.schema);
   check_argument(find_input(controlnet, kImage) != nullptr,
@@ -94,6 +102,7 @@ void check_fits(const Forward& unet, const Values& skips, const Forward& control
     check_argument(find_input(unet, name) != nullptr,
                    "ControlNet {} reads \"{}\", which this UNet doesn't have; it has {}", index, name,
                    fmt::join(known, ", "));
+    if (name == kSample && reads_latents_only(unet, controlnet)) continue;
     check_same_width(width_of(find_input(controlnet, name)), width_of(find_input(unet, name)), index, name);
   }
   const auto residuals = residuals_of(controlnet, index, skips.size() + 1);
@@ -113,8 +122,12 @@ Values insert(Forward& network, const Forward& controlnet, std::size_t index) {
   auto* const scale = add_input(kScale, c10::FloatType::get(), arguments);
 
   Values inputs;
-  for (const auto& name : argument_names(controlnet.schema))
+  for (const auto& name : argument_names(controlnet.schema)) {
     inputs.push_back(name == kImage ? image : find_input(network, name));
+    if (name == kSample && reads_latents_only(network, controlnet))
+      inputs.back() = graph.insert(c10::aten::slice, {inputs.back(), std::int64_t{1}, std::int64_t{0},
+                                                      *width_of(find_input(controlnet, kSample))});
+  }
   network.schema = network.schema.cloneWithArguments(std::move(arguments));
   auto* const returned = jit::insertGraph(graph, *controlnet.graph, inputs).at(0);
   Values residuals;

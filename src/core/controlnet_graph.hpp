@@ -19,7 +19,8 @@ struct Forward {
 /// `controlnet_cond_<i>` [B, 3, H, W] and the number `conditioning_scale_<i>`. What they return, down residuals and
 /// then the middle one, is multiplied by its scale, summed over them, and added as diffusers' UNet2DConditionModel
 /// does: down residual b to the skip operand of the concatenation with cache_branch_id b, the middle one to what enters
-/// the deepest concatenation. Neither graph is changed; that of the result begins with the ControlNets.
+/// the deepest concatenation. Of an inpainting UNet's sample they may read the first channels, the latents. Neither
+/// graph is changed; that of the result begins with the ControlNets.
 /// @throws std::invalid_argument if a ControlNet doesn't fit the UNet: it reads something that the UNet doesn't, has
 ///         another number of residuals, or another width; if the UNet has ControlNets already; and as
 ///         `inference_graph` does.

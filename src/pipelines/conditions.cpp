@@ -1,5 +1,7 @@
 #include "pipelines/conditions.hpp"
 
+#include "pipelines/controlnets.hpp"
+
 namespace deepcache {
 namespace {
 
@@ -65,10 +67,12 @@ Conditions make_conditions(const std::vector<std::string>& prompts, const Stable
   const TimeIds time_ids(params, traits);
   auto conditions = repeat(prompt_encoder.encode(prompts, params.prompt_2, params.clip_skip), time_ids.positive(),
                            params.num_images_per_prompt);
-  if (*params.guidance_scale <= 1) return conditions;
-  const auto negative = repeat(prompt_encoder.encode_negative(params.negative_prompt, params.negative_prompt_2),
-                               time_ids.negative(), conditions.at("encoder_hidden_states").size(0));
-  for (auto& [name, value] : conditions) value = torch::cat({negative.at(name), value});
+  if (*params.guidance_scale > 1) {
+    const auto negative = repeat(prompt_encoder.encode_negative(params.negative_prompt, params.negative_prompt_2),
+                                 time_ids.negative(), conditions.at("encoder_hidden_states").size(0));
+    for (auto& [name, value] : conditions) value = torch::cat({negative.at(name), value});
+  }
+  add_control_images(conditions, params);
   return conditions;
 }
 

@@ -22,17 +22,22 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+import diffusers
 import torch
-from diffusers import (
-    ControlNetModel,
-    DDIMScheduler,
-    PNDMScheduler,
-    StableDiffusionControlNetPipeline,
-    StableDiffusionXLControlNetPipeline,
-)
-from diffusers.utils.torch_utils import randn_tensor
+from diffusers import ControlNetModel
 
-from pipelines import BRANCHES, PROMPTS, Case, check_distinct, cut, export, helper, quiet, run, versions
+from pipeline_cases import BRANCHES, PROMPTS, Case
+from pipelines import (
+    check_distinct,
+    cut,
+    export,
+    helper,
+    input_pictures,
+    make_scheduler,
+    quiet,
+    run,
+    versions,
+)
 from tiny_pipelines import ROOT, tiny_pipeline
 
 COMMAND = "python tools/references/controlnet.py"
@@ -125,11 +130,24 @@ def cases():
         yield ControlCase("sdxl", controls=xl, cache_interval=interval, cache_branch_id=3, **odd)
     yield ControlCase("sdxl", controls=xl, guidance_scale=1.0)
 
+    # Of a picture: fewer steps, whose shares the window is of; an inpainting UNet with nine channels.
+    part = dict(images=1, options=dict(strength=0.6), label="strength")
+    window = (Control("controlnet_sd1", conditioning_scale=0.75, guidance_end=0.5),)
+    for interval in (0, 2):
+        yield ControlCase("sd1", controls=window, cache_interval=interval, cache_branch_id=1, **part)
+        yield ControlCase("sdxl", controls=xl, cache_interval=interval, cache_branch_id=1, **part)
+        yield ControlCase("sd1_inpaint", controls=single, images=1, masks=1, cache_interval=interval)
+    yield ControlCase("sd1", controls=single, images=1, masks=1)
+    yield ControlCase("sdxl", controls=xl, images=1, masks=1)
+    window = (Control("controlnet_sdxl", guidance_end=0.4),)  # of all steps, not of those until denoising_end
+    yield ControlCase("sdxl", controls=window, options=dict(denoising_end=0.7), label="denoising_end")
 
-def controlnet_pipeline(variant, controlnets):
-    cls = StableDiffusionXLControlNetPipeline if variant == "sdxl" else StableDiffusionControlNetPipeline
-    options = dict(add_watermarker=False) if variant == "sdxl" else dict(safety_checker=None)
-    components = tiny_pipeline(variant).components
+
+def controlnet_pipeline(case, controlnets):
+    task = "Inpaint" * bool(case.masks) or "Img2Img" * bool(case.images)
+    cls = getattr(diffusers, f"StableDiffusion{'XL' if case.is_xl else ''}ControlNet{task}Pipeline")
+    options = dict(add_watermarker=False) if case.is_xl else dict(safety_checker=None)
+    components = tiny_pipeline(case.variant).components
     pipe = cls(
         **{name: part for name, part in components.items() if name != "safety_checker"},
         controlnet=controlnets[0] if len(controlnets) == 1 else controlnets,
@@ -139,10 +157,9 @@ def controlnet_pipeline(variant, controlnets):
     return pipe
 
 
-def controlled(pipe, case):
-    """The pipeline with the arguments of its ControlNets."""
-    values = {
-        "image": [
+def control_arguments(case):
+    arguments = {
+        "control_image" if case.images else "image": [
             (case.control_image(index).float() / 255).repeat_interleave(8, 2).repeat_interleave(8, 3)
             for index in range(len(case.controls))
         ],
@@ -150,27 +167,26 @@ def controlled(pipe, case):
         "control_guidance_start": [control.guidance_start for control in case.controls],
         "control_guidance_end": [control.guidance_end for control in case.controls],
     }
-    return partial(pipe, **(values if len(case.controls) > 1 else {key: value[0] for key, value in values.items()}))
+    return arguments if len(case.controls) > 1 else {name: values[0] for name, values in arguments.items()}
 
 
 def record(case, controlnets):
-    pipe = controlnet_pipeline(case.variant, [controlnets[control.package] for control in case.controls])
-    scheduler = DDIMScheduler if case.scheduler == "DDIM" else partial(PNDMScheduler.from_config, skip_prk_steps=True)
-    pipe.scheduler = getattr(scheduler, "from_config", scheduler)(pipe.scheduler.config)
-    prompts = PROMPTS[: case.batch]
+    pipe = controlnet_pipeline(case, [controlnets[control.package] for control in case.controls])
+    pipe.scheduler = make_scheduler(case.scheduler, pipe.scheduler.config)
+    prompts, inputs = PROMPTS[: case.batch], input_pictures(case)
+    arguments = {name: picture / 255 for name, picture in inputs.items()} | control_arguments(case)
     with cut(pipe, case) if case.cache_interval else nullcontext() as full_calls:
-        step_latents, timesteps = run(controlled(pipe, case), case, prompts)
+        step_latents, timesteps = run(pipe, case, prompts, arguments)
     # At the deepest place the helper keeps the middle block's output as it was before the residual, and adds a new one.
     if case.cache_interval and case.cache_branch_id < BRANCHES[case.variant] - 1:
         with helper(pipe, case):
-            if not torch.equal(run(controlled(pipe, case), case, prompts)[0], step_latents):
+            if not torch.equal(run(pipe, case, prompts, arguments)[0], step_latents):
                 raise RuntimeError(f"{case.name}: DeepCacheSDHelper and the model of the cut differ")
-    shape = (case.batch, 4, case.height, case.width)
     controls = [asdict(control) | dict(image=case.control_image(index)) for index, control in enumerate(case.controls)]
     return case.settings | dict(
         controls=controls,
         prompts=prompts,
-        init_latents=randn_tensor(shape, generator=case.generator()),
+        **{"input_" + name.removesuffix("_image"): picture for name, picture in inputs.items()},
         timesteps=timesteps,
         step_latents=step_latents,
         latents=step_latents[-1].clone(),
