@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "error.hpp"
 
@@ -82,7 +83,7 @@ void check_control_images(const StableDiffusionParams& params, const ModelTraits
     check_argument(image.defined(), "a control image isn't set");
     const auto count = image.dim() == 4 ? image.size(0) : 1;
     check_picture(image, "a control image", 3, 1, count, params);
-    check_argument(count == 1 || count == static_cast<std::int64_t>(num_prompts),
+    check_argument(count == 1 || std::cmp_equal(count, num_prompts),
                    "a control image must be one for all, or one for each of the {} prompts, got {}", num_prompts,
                    count);
     check_argument(std::isfinite(scale), "conditioning_scale must be a finite number, got {}", scale);
