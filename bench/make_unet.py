@@ -1,8 +1,9 @@
-"""Writes a UNet of Stable Diffusion's full size with random weights, traced as tools/export.py traces, for unet_bench.
+"""Writes a published UNet at its full size with random weights, traced as tools/export.py traces.
 
-    python bench/make_unet.py [sd15|sd21] [--out build/bench/sd15]
+    python bench/make_unet.py [sd15|sd21|sdxl|sdxl_refiner|ddpm_cifar10|ddpm_lsun] [--dtype float16] [--out FOLDER]
 
-The folder gets unet.pt (3.4 GB in float32) and config.json. What a step costs doesn't depend on the weights' values.
+For unet_bench and `deepcache inspect`. The folder gets unet.pt (for sd15 3.4 GB in float32) and config.json. What a
+step costs doesn't depend on the weights' values, nor do its multiply-accumulates depend on the dtype.
 """
 
 import argparse
@@ -11,31 +12,41 @@ import sys
 import warnings
 from pathlib import Path
 
-import diffusers
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 from export import DTYPES, quiet, strip  # noqa: E402
-from families import unet_forward, view_of  # noqa: E402
+from families import unet_forward, unet_xl_forward, view_of  # noqa: E402
+from full_size import UNETS, make_unet  # noqa: E402
 
-# Where they differ from the defaults of UNet2DConditionModel, which are those of Stable Diffusion 1.
-CONFIGS = {
-    "sd15": {"sample_size": 64, "cross_attention_dim": 768},
-    "sd21": {
-        "sample_size": 64,
-        "cross_attention_dim": 1024,
-        "attention_head_dim": [5, 10, 20, 20],
-        "use_linear_projection": True,
-    },
-}
+
+def unconditional_forward(_, original):
+    return lambda sample, timestep: original(sample, timestep, return_dict=False)[0]
+
+
+def inputs(config):
+    """Of a conditional UNet at a size that the strides (8 in all) don't divide, so that the trace serves every size."""
+    conditional = "cross_attention_dim" in config
+    yield torch.randn(2, config.in_channels, *((17, 9) if conditional else (32, 32)))
+    yield torch.tensor(500.0, dtype=torch.float32)
+    if conditional:
+        yield torch.randn(2, 38, config.cross_attention_dim)
+    if config.get("addition_embed_type"):
+        ids = 5 if config.projection_class_embeddings_input_dim == 2560 else 6  # the refiner's have no target size
+        yield torch.randn(2, config.projection_class_embeddings_input_dim - ids * config.addition_time_embed_dim)
+        yield torch.randn(2, ids)
+
+
+def forward_of(config):
+    if "cross_attention_dim" not in config:
+        return unconditional_forward
+    return unet_xl_forward if config.addition_embed_type else unet_forward
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "model", nargs="?", choices=CONFIGS, default="sd15", help="default sd15; sd21 is the base model"
-    )
+    parser.add_argument("model", nargs="?", choices=UNETS, default="sd15", help="default sd15")
     parser.add_argument("--out", type=Path, help="folder; default build/bench/MODEL")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--seed", type=int, default=0)
@@ -45,17 +56,11 @@ def main():
     out.mkdir(parents=True, exist_ok=True)
 
     torch.manual_seed(args.seed)
-    dtype = DTYPES[args.dtype]
-    unet = diffusers.UNet2DConditionModel(**CONFIGS[args.model]).to(dtype).eval().requires_grad_(False)
-    # 17 x 9 latents: a size that the strides (8 in all) don't divide, so that the trace serves every size.
-    inputs = (
-        torch.randn(2, unet.config.in_channels, 17, 9, dtype=dtype),
-        torch.tensor(500.0),
-        torch.randn(2, 38, unet.config.cross_attention_dim, dtype=dtype),
-    )
+    torch.set_default_dtype(DTYPES[args.dtype])  # or a half UNet would take three times its memory while it is made
+    unet = make_unet(args.model).eval().requires_grad_(False)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
-        traced = torch.jit.trace(view_of(unet, unet_forward), inputs, check_trace=False)
+        traced = torch.jit.trace(view_of(unet, forward_of(unet.config)), tuple(inputs(unet.config)), check_trace=False)
     traced.save(out / "unet.pt")
     strip(out / "unet.pt")
     (out / "config.json").write_text(json.dumps(dict(unet.config), indent=2) + "\n")

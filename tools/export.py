@@ -9,7 +9,7 @@ Exit codes: 0 done, 1 the export or its check failed, 2 the arguments or the pip
 
 import argparse
 import copy
-import functools
+import ctypes
 import hashlib
 import json
 import logging
@@ -20,7 +20,7 @@ import sys
 import time
 import warnings
 import zipfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from unittest import mock
 
@@ -43,11 +43,41 @@ class CheckError(Exception):
     """The exported network doesn't do what the pipeline does: exit code 1."""
 
 
+class Progress:
+    """Says what is being done, on stderr: on a terminal in one line that is rewritten, elsewhere in a line each."""
+
+    def __init__(self):
+        self.start, self.rewrites = time.monotonic(), sys.stderr.isatty()
+
+    def clear(self):
+        if self.rewrites:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+    def stage(self, text):
+        self.clear()
+        end = "" if self.rewrites else "\n"
+        print(f"[{time.monotonic() - self.start:4.0f} s] {text}", end=end, file=sys.stderr, flush=True)
+
+    def say(self, text):
+        """A result, to stdout."""
+        self.clear()
+        print(text, flush=True)
+
+
+def weights(module):
+    """Parameters and buffers by name."""
+    return dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
+
+
+def cast(tensor, dtype):
+    if tensor.is_floating_point():
+        tensor.data = tensor.data.to(dtype)
+
+
 def round_weights(module, dtype):
     """Casts floating-point parameters and buffers in place; integer buffers stay. The C++ loader does the same."""
-    for tensor in [*module.parameters(), *module.buffers()]:
-        if tensor.is_floating_point():
-            tensor.data = tensor.data.to(dtype)
+    for tensor in weights(module).values():
+        cast(tensor, dtype)
 
 
 # ---- Tracing and checking
@@ -74,19 +104,45 @@ def check_sizes(pipe):
     return Size(1, 16, 16, longest), Size(3, 13, 17, 2), Size(2, 12, 20, longest - 1), Size(1, 9, 8, 5)
 
 
-def trace_network(network, pipe, storage, file):
+def trace_network(network, pipe):
+    """The network's trace, whose weights are the pipeline's own tensors."""
     module = network.module(pipe).eval()
     with warnings.catch_warnings():
         # It warns of the modules' shape checks; `check_network` shows that no shape is baked in.
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
-        traced = torch.jit.trace(module, network.inputs(pipe, trace_size(pipe)), check_trace=False)
+        return torch.jit.trace(module, network.inputs(pipe, trace_size(pipe)), check_trace=False)
+
+
+def save_network(traced, dtype, storage, file):
+    """Saves a trace, and loads it again as the C++ loader does.
+
+    The loaded weights are shown to be bit for bit those that were saved, and then take their place, in the pipeline
+    too: so they are in memory once, which a large pipeline's must be.
+
+    @throws CheckError if a weight in the file isn't what was saved
+    """
     file.parent.mkdir(exist_ok=True)
-    # The trace shares its weights with the pipeline. They are rounded to `storage` already, so coming back is exact.
-    dtype = pipe.dtype
-    round_weights(traced, storage)
+    round_weights(traced, storage)  # they are so rounded already: coming back is exact
     traced.save(file)
-    round_weights(traced, dtype)
     strip(file)
+    saved = {name: digest(tensor) for name, tensor in weights(traced).items()}
+    for tensor in weights(traced).values():
+        tensor.data = tensor.data.new_empty(0)
+    loaded = load_network(file)
+    read = weights(loaded)
+    for name in sorted(saved.keys() | read.keys()):
+        if name not in read or digest(read[name]) != saved.get(name):
+            raise CheckError(f"{file.parent.name}/{file.name}: read back, {name} isn't what was saved")
+    for name, tensor in weights(traced).items():
+        cast(read[name], dtype)
+        tensor.data = read[name].data
+    return loaded
+
+
+def digest(tensor):
+    """Equal for tensors of equal type, shape and bytes, and no others."""
+    content = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    return tensor.dtype, tensor.shape, hashlib.sha256(content.numpy()).digest()
 
 
 def strip(file):
@@ -102,9 +158,10 @@ def strip(file):
     lean.replace(file)
 
 
-def load_network(file, dtype):
+def load_network(file, dtype=None):
     loaded = torch.jit.load(file)
-    round_weights(loaded, dtype)
+    if dtype:
+        round_weights(loaded, dtype)
     return loaded
 
 
@@ -125,10 +182,11 @@ def difference(actual, expected, what):
     return share
 
 
-def check_network(network, pipe, loaded):
+def check_network(network, pipe, loaded, stage):
     """The largest difference between the saved network and the pipeline's over `check_sizes`."""
-    worst = 0.0
-    for size in check_sizes(pipe):
+    worst, sizes = 0.0, check_sizes(pipe)
+    for i, size in enumerate(sizes):
+        stage(f"{network.file}: checking size {i + 1} of {len(sizes)}")
         inputs = network.inputs(pipe, size)
         for actual, expected in zip(network.outputs(loaded(*inputs)), network.reference(pipe, *inputs), strict=True):
             worst = max(worst, difference(actual, expected, f"{network.file} at {size}"))
@@ -226,14 +284,16 @@ def round_all(pipe, dtype, storage):
         round_weights(module, DTYPES[dtype])
 
 
-def write_networks(pipe, family, out, dtype, storage, say):
+def write_networks(pipe, family, out, dtype, storage, say, stage):
     """The exported networks by file. @throws CheckError if one doesn't do what the pipeline's does."""
     loaded = {}
     for network in family.networks:
         start = time.monotonic()
-        trace_network(network, pipe, DTYPES[storage], out / network.file)
-        loaded[network.file] = load_network(out / network.file, DTYPES[dtype])
-        worst = check_network(network, pipe, loaded[network.file])
+        stage(f"{network.file}: tracing")
+        traced = trace_network(network, pipe)
+        stage(f"{network.file}: saving")
+        loaded[network.file] = save_network(traced, DTYPES[dtype], DTYPES[storage], out / network.file)
+        worst = check_network(network, pipe, loaded[network.file], stage)
         size, seconds = (out / network.file).stat().st_size / 1e6, time.monotonic() - start
         say(f"{network.file}: {size:.1f} MB, {agreement(worst)} at {len(check_sizes(pipe))} sizes, {seconds:.1f} s")
     return loaded
@@ -246,33 +306,36 @@ def write_configs(pipe, out):
             write_config(configured, out / name / "config.json")
 
 
-def finish(out, family, dtype, storage, say):
+def finish(out, family, dtype, storage, say, stage):
+    stage("hashing the files")
     files = write_manifest(out, family, dtype, storage)
     say(f"{len(files)} files, {sum(entry['bytes'] for entry in files.values()) / 1e6:.1f} MB")
 
 
-def write_controlnet(source, family, out, dtype, storage, say):
+def write_controlnet(source, family, out, dtype, storage, say, stage):
     """Fills the empty folder `out`. @throws CheckError if the saved file doesn't do what the ControlNet does."""
     round_all(source, dtype, storage)
-    write_networks(source, family, out, dtype, storage, say)
+    write_networks(source, family, out, dtype, storage, say, stage)
     write_configs(source, out)
-    finish(out, family, dtype, storage, say)
+    finish(out, family, dtype, storage, say, stage)
 
 
-def write_package(pipe, family, out, dtype, storage, say):
+def write_package(pipe, family, out, dtype, storage, say, stage):
     """Fills the empty folder `out`. @throws CheckError if a saved file doesn't do what the pipeline does."""
-    exact = None
+    run, exact = f"{CHECK_STEPS} DDIM steps", None
     if storage != dtype:
+        stage(f"{run} of the pipeline")
         exact = sample(pipe, family)
         round_all(pipe, dtype, storage)
+    stage(f"{run} of the pipeline" + (f", its weights rounded to {storage}" if exact else ""))
     expected = sample(pipe, family)
-    loaded = write_networks(pipe, family, out, dtype, storage, say)
+    loaded = write_networks(pipe, family, out, dtype, storage, say, stage)
+    stage(f"{run} on the exported networks")
     with ExitStack() as stack:
         for network in family.networks:
             if network.stand_in:
                 stack.enter_context(mock.patch.object(*network.stand_in(pipe, loaded[network.file])))
         actual = sample(pipe, family)
-    run = f"{CHECK_STEPS} DDIM steps"
     worst = max(difference(actual[i], expected[i], f"{what} of {run}") for i, what in enumerate(("latents", "picture")))
     say(f"{run}: {agreement(worst)}")
     if exact:
@@ -284,7 +347,7 @@ def write_package(pipe, family, out, dtype, storage, say):
         if name.startswith("tokenizer") and getattr(pipe, name) is not None:
             # Saved rather than copied: older folders contradict themselves about the padding token.
             getattr(pipe, name).save_pretrained(out / name)
-    finish(out, family, dtype, storage, say)
+    finish(out, family, dtype, storage, say, stage)
     if (scheduler := type(pipe.scheduler).__name__) not in SCHEDULERS:
         say(
             f"warning: the package's scheduler is {scheduler}, which the C++ library doesn't have (it has "
@@ -292,8 +355,10 @@ def write_package(pipe, family, out, dtype, storage, say):
         )
 
 
-def export(source, out, dtype="float32", storage=None, variant=None, force=False, say=print):
+def export(source, out, dtype="float32", storage=None, variant=None, force=False, say=print, stage=lambda _: None):
     """Exports `source` to the package folder `out`, which appears only when it is whole.
+
+    `say` is told results, `stage` what begins.
 
     @throws UsageError, CheckError
     """
@@ -309,11 +374,12 @@ def export(source, out, dtype="float32", storage=None, variant=None, force=False
     except OSError as error:
         raise UsageError(f"{out} can't be written: {error}") from error
     try:
+        stage(f"loading {source}")
         load, write = (load_controlnet, write_controlnet) if is_model_folder(source) else (load_pipeline, write_package)
         pipe, family = load(source, DTYPES[dtype], variant)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            write(pipe, family, part, dtype, storage, say)
+            write(pipe, family, part, dtype, storage, say, stage)
         if out.exists():
             out.rename(old)
         part.rename(out)
@@ -330,6 +396,15 @@ def quiet():
     warnings.filterwarnings("ignore", message="CUDA is not available")
 
 
+def return_freed_memory():
+    """Has glibc give freed weights back to the system. It would keep them, as holes that weights of another dtype don't
+    fit: a third more memory."""
+    if sys.platform == "linux":
+        with suppress(AttributeError):  # of other C libraries
+            M_MMAP_THRESHOLD = -3
+            ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 20)
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -342,13 +417,26 @@ def main(arguments=None):
     parser.add_argument("--force", action="store_true", help="replace OUT_DIR if it is a package")
     args = parser.parse_args(arguments)
     quiet()
+    return_freed_memory()
+    progress = Progress()
     try:
-        say = functools.partial(print, flush=True)
-        export(args.pipeline, args.out, args.dtype, args.storage_dtype, args.variant, args.force, say)
+        export(
+            args.pipeline,
+            args.out,
+            args.dtype,
+            args.storage_dtype,
+            args.variant,
+            args.force,
+            progress.say,
+            progress.stage,
+        )
+        progress.clear()
     except UsageError as error:
+        progress.clear()
         print(f"export.py: {error}", file=sys.stderr)
         return 2
     except (CheckError, OSError, RuntimeError) as error:
+        progress.clear()
         print(f"export.py: {error}\nno package was written", file=sys.stderr)
         return 1
     return 0

@@ -8,9 +8,9 @@
 #include <utility>
 #include <vector>
 
-/// Images as tensors [3, H, W], float32 in [0, 1], on the CPU: as PNG files, side by side, and compared.
+/// Images as tensors [3, H, W], float32 in [0, 1], on the CPU: as PNG files, resized, side by side, and compared.
 ///
-/// Not for reading images, nor for formats other than PNG.
+/// Not for formats other than PNG.
 namespace deepcache {
 
 /// Keywords and texts (UTF-8) to store in a PNG file, such as {"parameters", "a red heart\nSteps: 50"}.
@@ -20,6 +20,17 @@ using PngText = std::vector<std::pair<std::string, std::string>>;
 /// @throws std::invalid_argument if the tensor isn't [3, H, W].
 /// @throws std::runtime_error if the file can't be written.
 void save_png(const torch::Tensor& image, const std::filesystem::path& file, const PngText& text = {});
+
+/// Reads a PNG file of any kind as an image [3, H, W]: greys become colours, transparency is dropped, 16 bits become 8.
+/// @throws std::runtime_error naming the file if it is missing, no PNG, damaged, or of more than 2^26 pixels.
+torch::Tensor load_image(const std::filesystem::path& file);
+
+/// The same as a mask [1, H, W]: the image's luma (ITU-R BT.601), rounded to 8 bits.
+torch::Tensor load_mask(const std::filesystem::path& file);
+
+/// Images or masks [C, H, W] at another size, by antialiased bicubic interpolation, in [0, 1].
+/// @throws std::invalid_argument if the tensor isn't [C, H, W], or a side is below 1.
+torch::Tensor resize_image(const torch::Tensor& image, std::int64_t height, std::int64_t width);
 
 /// A line of a contact sheet: a caption in ASCII (other characters become "?"), and images of one size.
 struct ContactRow {

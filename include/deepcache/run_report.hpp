@@ -36,11 +36,15 @@ struct RunReport {
   ///  and, if there is one, "compare": {"milliseconds_uncached", "speedup", "psnr_db", "ssim"}}
   std::string json() const;
 
+  /// A line for people: prompt, steps, time, and what a comparison gave.
+  std::string summary() const;
+
   /// For image number `index` of the batch: "parameters" in the convention of web UIs, and "deepcache" in JSON.
   PngText png_text(std::int64_t index) const;
 };
 
-/// Writes a text file that is whole or absent. @throws std::runtime_error if it can't be written.
-void save_text(const std::string& text, const std::filesystem::path& file);
+/// Writes a report's JSON, or a list of several reports'. The file is whole or absent.
+/// @throws std::runtime_error if it can't be written.
+void save_reports(const std::vector<RunReport>& reports, const std::filesystem::path& file);
 
 }  // namespace deepcache

@@ -139,6 +139,12 @@ class StableDiffusionPipeline {
   /// strength.
   StableDiffusionParams resolve(const StableDiffusionParams& params) const;
 
+  /// [B, C, h, w] of the latents of a run of so many prompts.
+  std::vector<std::int64_t> latent_shape(std::size_t num_prompts, const StableDiffusionParams& params = {}) const;
+
+  /// Pixels to a latent, of each side.
+  std::int64_t vae_scale_factor() const;
+
   /// Whether the other pipeline can go on with this one's latents.
   bool shares_latents_with(const StableDiffusionPipeline& other) const;
 
@@ -149,6 +155,10 @@ class StableDiffusionPipeline {
   /// @throws std::invalid_argument if it isn't known.
   void set_scheduler(std::string_view class_name);
   std::string scheduler_name() const;
+
+  /// What the model is: "sd1.5", "sd2.1", "sd" (a Stable Diffusion of another text width), "sdxl", "sdxl-refiner",
+  /// "sd-inpaint" or "sdxl-inpaint" (with a UNet made for that).
+  std::string model_type() const;
 
   UNet unet() const;
 

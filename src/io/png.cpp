@@ -1,7 +1,10 @@
+#include <ATen/Functions.h>
 #include <png.h>
 
 #include <algorithm>
 #include <csetjmp>
+#include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "deepcache/image.hpp"
@@ -47,7 +50,48 @@ bool encode(png_structp png, png_infop info, const std::vector<png_text>& chunks
   return true;
 }
 
+/// RGBA bytes [H, W, 4].
+torch::Tensor read_pixels(const std::filesystem::path& file) {
+  constexpr std::uint64_t kMostPixels = std::uint64_t{1} << 26;
+  const auto bytes = read_file(file);
+  png_image image{};
+  image.version = PNG_IMAGE_VERSION;
+  const std::unique_ptr<png_image, decltype(&png_image_free)> freed(&image, png_image_free);
+  check_data(png_image_begin_read_from_memory(&image, bytes.data(), bytes.size()) != 0,
+             "{} can't be read as a PNG image: {}", file.string(), image.message);
+  const auto pixels = std::uint64_t{image.width} * image.height;
+  check_data(pixels <= kMostPixels, "{} has {}x{} pixels; the most that is read are {}", file.string(), image.width,
+             image.height, kMostPixels);
+  image.format = PNG_FORMAT_RGBA;
+  image.flags |= PNG_IMAGE_FLAG_16BIT_sRGB;  // which is what files of 16 bits are, if they don't say
+  auto values =
+      torch::empty({static_cast<std::int64_t>(image.height), static_cast<std::int64_t>(image.width), 4}, torch::kUInt8);
+  check_data(png_image_finish_read(&image, nullptr, values.data_ptr(), 0, nullptr) != 0,
+             "{} can't be read as a PNG image: {}", file.string(), image.message);
+  return values;
+}
+
 }  // namespace
+
+torch::Tensor load_image(const std::filesystem::path& file) {
+  return (read_pixels(file).slice(2, 0, 3).permute({2, 0, 1}).to(torch::kFloat) / 255).contiguous();
+}
+
+torch::Tensor load_mask(const std::filesystem::path& file) {
+  constexpr std::int64_t kRed = 19595, kGreen = 38470, kBlue = 7471;  // sum to 2^16; as Pillow's
+  const auto pixels = read_pixels(file).to(torch::kLong).unbind(2);
+  const auto luma = (kRed * pixels[0] + kGreen * pixels[1] + kBlue * pixels[2] + (1 << 15)).bitwise_right_shift(16);
+  return luma.unsqueeze(0).to(torch::kFloat) / 255;
+}
+
+torch::Tensor resize_image(const torch::Tensor& image, std::int64_t height, std::int64_t width) {
+  check_argument(image.dim() == 3 && image.numel() > 0 && image.is_floating_point(),
+                 "an image to resize must be floating-point values [C, H, W], got {} [{}]",
+                 c10::toString(image.scalar_type()), fmt::join(image.sizes(), ", "));
+  check_argument(height > 0 && width > 0, "an image's size must be 1 or above, got {}x{}", height, width);
+  if (image.size(1) == height && image.size(2) == width) return image;
+  return at::_upsample_bicubic2d_aa(image.unsqueeze(0), {height, width}, false)[0].clamp(0, 1);
+}
 
 void save_png(const torch::Tensor& image, const std::filesystem::path& file, const PngText& text) {
   check_argument(image.dim() == 3 && image.size(0) == 3 && image.numel() > 0, "an image must be [3, H, W], got [{}]",

@@ -11,19 +11,28 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+Json value_or_null(const std::optional<double>& value) {
+  return value ? Json(*value) : Json(nullptr);
+}
+
 Json request_of(const RunReport& report) {
   const auto& params = report.params;
-  return {{"model", report.model},
-          {"prompt", report.prompt},
-          {"negative_prompt", params.negative_prompt.value_or("")},
-          {"scheduler", report.scheduler},
-          {"steps", params.num_inference_steps},
-          {"guidance_scale", params.guidance_scale ? Json(*params.guidance_scale) : Json(nullptr)},
-          {"seeds", params.seeds},
-          {"batch_size", params.num_images_per_prompt},
-          {"width", params.width},
-          {"height", params.height},
-          {"init_latents", params.latents.defined()}};
+  Json request{{"model", report.model},
+               {"prompt", report.prompt},
+               {"negative_prompt", params.negative_prompt.value_or("")},
+               {"scheduler", report.scheduler},
+               {"steps", params.num_inference_steps},
+               {"guidance_scale", value_or_null(params.guidance_scale)},
+               {"seeds", params.seeds},
+               {"batch_size", params.num_images_per_prompt},
+               {"width", params.width},
+               {"height", params.height},
+               {"init_latents", params.latents.defined()}};
+  if (params.image.defined()) {
+    request["strength"] = value_or_null(params.strength);
+    request["mask"] = params.mask.defined();
+  }
+  return request;
 }
 
 /// The interval that ran: a caller without a cache says 1.
@@ -81,8 +90,19 @@ PngText RunReport::png_text(std::int64_t index) const {
   return {{"parameters", parameters}, {"deepcache", dump(json, -1)}};
 }
 
-void save_text(const std::string& text, const std::filesystem::path& file) {
-  write_file(file, text);
+std::string RunReport::summary() const {
+  auto line = fmt::format("{:<28} {} full + {} cached steps, {:.0f} ms", prompt, stats.full_steps, stats.cached_steps,
+                          milliseconds);
+  if (compare)
+    line += fmt::format("; uncached {:.0f} ms: {:.2f}x faster, PSNR {:.1f} dB, SSIM {:.3f}",
+                        compare->milliseconds_uncached, compare->speedup, compare->psnr_db, compare->ssim);
+  return line;
+}
+
+void save_reports(const std::vector<RunReport>& reports, const std::filesystem::path& file) {
+  std::vector<std::string> texts;
+  for (const auto& report : reports) texts.push_back(report.json());
+  write_file(file, texts.size() == 1 ? texts[0] : fmt::format("[{}]\n", fmt::join(texts, ",\n")));
 }
 
 }  // namespace deepcache

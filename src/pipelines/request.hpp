@@ -14,6 +14,7 @@ struct ModelTraits {
   bool has_aesthetics_score = false;  ///< SDXL's refiner: is told of a score instead of the target size
   std::int64_t in_channels = 4;       ///< of the UNet
   std::int64_t latent_channels = 4;   ///< of the VAE
+  std::int64_t cross_attention_dim = 768;
   std::int64_t sample_size = 64;      ///< latents of the model's own image size
   std::int64_t vae_scale_factor = 8;  ///< pixels to a latent
   std::size_t num_controlnets = 0;

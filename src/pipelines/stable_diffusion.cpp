@@ -42,6 +42,7 @@ ModelTraits read_traits(const ModelPackage& package, const UNet& unet, const Aut
   package.read("unet/config.json", [&](const ConfigReader& config) {
     for (const char* key : {"in_channels", "sample_size"}) config.require(key);
     traits.in_channels = config.integer("in_channels", 4, 1, 1000);
+    traits.cross_attention_dim = config.integer("cross_attention_dim", 1280, 1, 1000000);
     traits.sample_size = config.integer("sample_size", 64, 1, 100000);
     const auto painting = 2 * traits.latent_channels + 1;
     check_data(traits.in_channels == traits.latent_channels || traits.in_channels == painting,
@@ -100,7 +101,7 @@ struct StableDiffusionPipeline::Impl {
                                            .scheduler = *scheduler,
                                            .vae = vae,
                                            .range = range,
-                                           .shape = latent_shape(prompts.size(), params, traits),
+                                           .shape = deepcache::latent_shape(prompts.size(), params, traits),
                                            .options = torch::TensorOptions().dtype(dtype).device(device),
                                            .noise = noise});
     const auto result =
@@ -157,6 +158,23 @@ void StableDiffusionPipeline::validate(const std::vector<std::string>& prompts,
 
 StableDiffusionParams StableDiffusionPipeline::resolve(const StableDiffusionParams& params) const {
   return deepcache::resolve(params, impl_->traits);
+}
+
+std::vector<std::int64_t> StableDiffusionPipeline::latent_shape(std::size_t num_prompts,
+                                                                const StableDiffusionParams& params) const {
+  return deepcache::latent_shape(num_prompts, resolve(params), impl_->traits);
+}
+
+std::string StableDiffusionPipeline::model_type() const {
+  const auto& traits = impl_->traits;
+  if (traits.has_aesthetics_score) return "sdxl-refiner";
+  if (traits.is_inpainting()) return traits.is_xl ? "sdxl-inpaint" : "sd-inpaint";
+  if (traits.is_xl) return "sdxl";
+  return traits.cross_attention_dim == 768 ? "sd1.5" : traits.cross_attention_dim == 1024 ? "sd2.1" : "sd";
+}
+
+std::int64_t StableDiffusionPipeline::vae_scale_factor() const {
+  return impl_->traits.vae_scale_factor;
 }
 
 bool StableDiffusionPipeline::shares_latents_with(const StableDiffusionPipeline& other) const {

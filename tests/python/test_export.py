@@ -265,6 +265,44 @@ class PackageTest(ExportTest):
             self.assertRegex(printed, r"(inf|1[0-9]{2}\.[0-9]) dB")
             self.assertIn(f"{files} files", printed)
 
+    def test_weights_are_in_memory_once(self):
+        """In the pipeline and in the network that was read back, whatever the dtypes."""
+        for storage in torch.float32, torch.float16:
+            pipe = tiny_pipeline("one_layer")
+            before = {name: tensor.clone() for name, tensor in pipe.unet.named_parameters()}
+            traced = export.trace_network(families.UNET, pipe)
+            loaded = export.save_network(traced, torch.float32, storage, self.scratch() / "unet.pt")
+            read = dict(loaded.named_parameters())
+            self.assertEqual(read.keys(), before.keys())
+            for name, tensor in pipe.unet.named_parameters():
+                self.assertEqual(tensor.data_ptr(), read[name].data_ptr(), name)
+                self.assertTrue(torch.equal(tensor, before[name]), name)
+
+    def test_progress_is_a_line_for_each_stage_where_no_terminal_is(self):
+        for variant, printed in self.printed.items():
+            stages = re.findall(r"^\[ *\d+ s\] (.*)$", printed, re.MULTILINE)
+            self.assertRegex(stages[0], "loading .*pipeline")
+            for stage in (
+                "4 DDIM steps of the pipeline",
+                "4 DDIM steps of the pipeline, its weights rounded to float16",
+                "unet/model.pt: tracing",
+                "unet/model.pt: saving",
+                "unet/model.pt: checking size 1 of 4",
+                "unet/model.pt: checking size 4 of 4",
+                "4 DDIM steps on the exported networks",
+            ):
+                self.assertEqual(stages.count(stage), 1, f"{variant}: {stage}")
+
+    def test_progress_is_one_line_on_a_terminal(self):
+        with mock.patch("sys.stderr", io.StringIO()) as stream, contextlib.redirect_stdout(stream):
+            stream.isatty = lambda: True
+            progress = export.Progress()
+            progress.stage("tracing")
+            progress.stage("saving")
+            progress.say("saved")
+        clear = "\r\x1b[K"
+        self.assertEqual(stream.getvalue(), f"{clear}[   0 s] tracing{clear}[   0 s] saving{clear}saved\n")
+
     def test_halves_run_too(self):
         for dtype in "bfloat16", "float16":
             out = self.scratch() / "package"
@@ -340,27 +378,41 @@ class FailureTest(ExportTest):
         self.assertRegex(printed, message)
         self.assertEqual(list(out.parent.iterdir()), [])
 
+    def expect_states_refused(self, change, message):
+        def changed(view, original):
+            return lambda ids: tuple(change(tensor) for tensor in normalized(view, original)(ids))
+
+        normalized = families.normalized_states
+        self.expect_failed(mock.patch.object(families, "normalized_states", changed), message)
+
     def test_network_that_differs_leaves_no_package(self):
+        self.expect_states_refused(lambda states: states * 1.01, r"text_encoder/model.pt at .* off the pip")
+
+    def test_network_that_is_not_a_number_leaves_no_package(self):
+        self.expect_states_refused(lambda states: states / 0 * 0, "off the pipeline's by nan")
+
+    def test_weight_that_differs_in_the_file_leaves_no_package(self):
         load = export.load_network
 
-        def tampered(file, dtype):
-            network = load(file, dtype)
-            next(network.parameters()).data.mul_(1.01)
+        def one_bit_off(file):
+            network = load(file)
+            dict(network.named_parameters())["text_model.embeddings.token_embedding.weight"].data.view(torch.int32)[
+                7, 3
+            ] ^= 1
             return network
 
         self.expect_failed(
-            mock.patch.object(export, "load_network", tampered), r"text_encoder/model.pt at .* off the pip"
+            mock.patch.object(export, "load_network", one_bit_off),
+            "text_encoder/model.pt: read back, text_model.embeddings.token_embedding.weight isn't what was saved",
         )
 
-    def test_network_that_is_not_a_number_leaves_no_package(self):
+    def test_weight_that_is_not_in_the_file_leaves_no_package(self):
         load = export.load_network
-
-        def tampered(file, dtype):
-            network = load(file, dtype)
-            next(network.parameters()).data.fill_(torch.nan)
-            return network
-
-        self.expect_failed(mock.patch.object(export, "load_network", tampered), "off the pipeline's by nan")
+        lacking = torch.jit.trace(torch.nn.Conv2d(1, 1, 1), torch.zeros(1, 1, 1, 1))
+        self.expect_failed(
+            mock.patch.object(export, "load_network", lambda file: lacking if "vae" in str(file) else load(file)),
+            "vae/decoder.pt: read back, .* isn't what was saved",
+        )
 
     def test_full_disk_leaves_no_package(self):
         full = mock.patch.object(export, "write_manifest", side_effect=OSError("no space left on device"))

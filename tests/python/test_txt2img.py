@@ -3,7 +3,6 @@
 Its latents are compared with those of the live Python pipeline under DeepCache's own helper.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -22,20 +21,14 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tools/references")]
+from packages import accept  # noqa: E402
+
 from export import export, quiet  # noqa: E402
 from tiny_pipelines import tiny_pipeline  # noqa: E402
 
 TXT2IMG = None
 EMOJI = ROOT / "models/emoji"
 TINY = ROOT / "tests/data/packages/sd1"
-
-
-def accept(package, name):
-    """Makes a changed file the manifest's."""
-    manifest = json.loads((package / "deepcache.json").read_text())
-    content = (package / name).read_bytes()
-    manifest["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    (package / "deepcache.json").write_text(json.dumps(manifest))
 
 
 def run(folder, *arguments, model=TINY, prompt="red heart"):

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 #include <png.h>
+#include <zlib.h>
 
 #include <cmath>
 
@@ -24,6 +25,49 @@ torch::Tensor read_png(const std::filesystem::path& file) {
       torch::empty({static_cast<std::int64_t>(image.height), static_cast<std::int64_t>(image.width), 3}, torch::kUInt8);
   EXPECT_NE(png_image_finish_read(&image, nullptr, pixels.data_ptr(), 0, nullptr), 0);
   return pixels.permute({2, 0, 1});
+}
+
+TEST(Png, ReadsWhatItWrote) {
+  const TemporaryFolder folder;
+  const auto image = torch::arange(60, torch::kFloat).reshape({3, 4, 5}) / 255;
+  save_png(image, folder.path() / "i.png");
+  expect_tensor_near(load_image(folder.path() / "i.png"), image, 0);
+}
+
+TEST(Png, FilesThatCannotBeRead) {
+  const TemporaryFolder folder;
+  const auto file = folder.path() / "i.png";
+  const auto refuse = [&](const std::vector<std::string>& parts) {
+    expect_error<std::runtime_error>([&] { load_image(file); }, parts);
+    expect_error<std::runtime_error>([&] { load_mask(file); }, parts);
+  };
+  refuse({"i.png"});
+  write_file(file, "");
+  refuse({"i.png can't be read as a PNG image"});
+  write_file(file, "GIF89a and more");
+  refuse({"i.png can't be read as a PNG image"});
+  save_png(torch::rand({3, 64, 64}), file);
+  const auto bytes = read_file(file);
+  write_file(file, bytes.substr(0, bytes.size() / 2));
+  refuse({"i.png can't be read as a PNG image"});
+  auto huge = bytes;  // the width, after the signature and the first chunk's head; then the chunk's checksum
+  huge.replace(16, 8, std::string("\x00\x00\x40\x00\x00\x00\x40\x00", 8));
+  const auto crc = crc32(0, reinterpret_cast<const Bytef*>(huge.data()) + 12, 17);
+  for (int i = 0; i < 4; ++i) huge[29 + static_cast<std::size_t>(i)] = static_cast<char>(crc >> (24 - 8 * i));
+  write_file(file, huge);
+  refuse({"i.png has 16384x16384 pixels; the most that is read are 67108864"});
+}
+
+TEST(ResizeImage, KeepsWhatIsEvenAndStaysInRange) {
+  expect_tensor_near(resize_image(torch::full({3, 40, 30}, 0.25), 16, 8), torch::full({3, 16, 8}, 0.25), 1e-6);
+  const auto edges = resize_image(torch::eye(8).unsqueeze(0), 32, 32);  // bicubic overshoots
+  EXPECT_GE(edges.min().item<float>(), 0);
+  EXPECT_LE(edges.max().item<float>(), 1);
+  const auto image = torch::rand({3, 4, 5});
+  EXPECT_TRUE(resize_image(image, 4, 5).equal(image));
+  expect_error<std::invalid_argument>([&] { resize_image(image, 0, 5); }, {"0x5"});
+  expect_error<std::invalid_argument>([&] { resize_image(image[0], 4, 5); }, {"[C, H, W]", "[4, 5]"});
+  expect_error<std::invalid_argument>([&] { resize_image(image.to(torch::kByte), 4, 5); }, {"Byte"});
 }
 
 TEST(Png, PixelsAreRoundedAndClamped) {

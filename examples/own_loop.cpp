@@ -1,0 +1,46 @@
+// DeepCache in a sampling loop of one's own: no prompts, no pipeline, just a UNet and a scheduler.
+//
+//   own_loop models/emoji 3 latents.pt        (every third step in full; torch.load reads the latents)
+
+#include <deepcache/deepcache.hpp>
+
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <filesystem>
+
+int main(int argc, char** argv) try {
+  if (argc != 4) {
+    std::fprintf(stderr, "usage: own_loop PACKAGE CACHE_INTERVAL LATENTS.pt\n");
+    return 2;
+  }
+  const std::filesystem::path package = argv[1];
+  auto unet = deepcache::UNet::load(package / "unet/model.pt", torch::kCPU, torch::kFloat);
+  auto scheduler = deepcache::Scheduler::from_config(package / "scheduler/scheduler_config.json", "ddim");
+  deepcache::Helper helper(unet);
+  helper.set_params({.cache_interval = std::atoll(argv[2]), .cache_branch_id = 0});
+  helper.enable();
+
+  const torch::NoGradGuard no_grad;
+  deepcache::NoiseGenerator noise({42});
+  auto latents = noise.randn({1, 4, 16, 16}, torch::kFloat);
+  const auto text_embeddings = noise.randn({1, 24, 96}, torch::kFloat);  // an encoder's, in a real program
+
+  helper.reset();  // before each image
+  scheduler->set_timesteps(20);
+  const auto timesteps = scheduler->timesteps();
+  for (std::int64_t i = 0; i < timesteps.size(0); ++i) {
+    const auto sample = scheduler->scale_model_input(latents, i);
+    const auto model_output = unet(sample, timesteps[i], text_embeddings);  // full or shallow, as the helper decides
+    latents = scheduler->step(model_output, i, latents);
+  }
+  deepcache::save_tensor(latents, argv[3]);
+
+  for (const auto& step : helper.stats().steps)
+    std::printf("step %lld: %s, %.1f ms\n", static_cast<long long>(step.step_index), step.full ? "full" : "cached",
+                step.milliseconds);
+  return 0;
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "own_loop: %s\n", error.what());
+  return 2;
+}

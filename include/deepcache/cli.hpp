@@ -1,0 +1,133 @@
+#pragma once
+
+#include <ATen/Parallel.h>
+#include <c10/util/Exception.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <cstdio>
+#include <filesystem>
+#include <functional>
+#include <random>
+#include <string>
+
+#include "deepcache/generate.hpp"
+#include "deepcache/logging.hpp"
+#include "deepcache/tensor_io.hpp"
+
+#ifdef _WIN32
+#include <io.h>
+#else
+#include <unistd.h>
+#endif
+
+/// The flags of programs that paint, for CLI11. Header-only, and not part of deepcache.hpp, so that the library doesn't
+/// need CLI11; examples/txt2img.cpp is all that a program has to add.
+namespace deepcache::cli {
+
+/// What the flags of `add_flags` say.
+struct Options {
+  GenerateRequest request = {};
+  std::string model, scheduler, device = "cpu", init_latents;
+  std::int64_t seed = 42;
+  int threads = 0;
+  bool no_cache = false, verbose = false;
+};
+
+inline void add_request_flags(CLI::App& app, Options& o) {
+  auto& params = o.request.params;
+  app.add_option("-m,--model", o.model, "Model package folder")->required();
+  app.add_option("-p,--prompt", o.request.prompts, "What to paint; may be given several times")
+      ->required()
+      ->allow_extra_args(false);  // or "[cat, dog]" would be two prompts
+  app.add_option("-n,--negative-prompt", params.negative_prompt, "What to avoid");
+  app.add_option("--steps", params.num_inference_steps, "Denoising steps")->capture_default_str();
+  app.add_option("--cfg-scale", params.guidance_scale, "Classifier-free guidance; 1: none; default: 7.5, SDXL 5");
+  app.add_option("--scheduler", o.scheduler,
+                 "Such as ddim, plms, euler_a, dpm++_2m_karras, unipc; default: the package's own");
+  app.add_option("-s,--seed", o.seed, "Of the initial noise; negative: random")->capture_default_str();
+  app.add_option("-b,--batch-size", params.num_images_per_prompt, "Images a prompt")->capture_default_str();
+  app.add_option("-W,--width", params.width, "Pixels; 0: the image's, or the model's own")->capture_default_str();
+  app.add_option("-H,--height", params.height, "Pixels; 0: the image's, or the model's own")->capture_default_str();
+  app.add_option("--init-latents", o.init_latents, "Initial noise, a tensor saved by torch.save");
+}
+
+inline void add_cache_flags(CLI::App& app, Options& o) {
+  app.add_option("--cache-interval", o.request.cache.cache_interval, "A full step every N; 1: always")
+      ->capture_default_str();
+  app.add_option("--cache-branch-id", o.request.cache.cache_branch_id, "Skip branch to cut at; 0: shallowest")
+      ->capture_default_str();
+  app.add_flag("--no-cache", o.no_cache, "Compute every step in full");
+  app.add_flag("--compare", o.request.compare, "Run uncached too, report speedup and PSNR")->excludes("--no-cache");
+}
+
+inline void add_output_flags(CLI::App& app, Options& o) {
+  auto& outputs = o.request.outputs;
+  app.add_option("-o,--output", outputs.image, "PNG file; several images are numbered")->capture_default_str();
+  app.add_option("--contact-sheet", outputs.contact_sheet, "PNG of full and cached images side by side")
+      ->needs("--compare");
+  app.add_option("--report", outputs.report, "JSON file: what was asked, each step, times; a list for several prompts");
+  app.add_option("--save-latents", outputs.latents, "Writes the final latents, for torch.load");
+  app.add_option("--device", o.device, "cpu, cuda or cuda:N")->capture_default_str();
+  app.add_option("--threads", o.threads, "CPU threads; 0: LibTorch's default")->check(CLI::NonNegativeNumber);
+  app.add_flag("-v,--verbose", o.verbose, "Say more");
+}
+
+inline void add_flags(CLI::App& app, Options& o) {
+  add_request_flags(app, o);
+  add_cache_flags(app, o);
+  add_output_flags(app, o);
+}
+
+inline bool is_terminal(std::FILE* stream) {
+#ifdef _WIN32
+  return _isatty(_fileno(stream)) != 0;
+#else
+  return isatty(fileno(stream)) != 0;
+#endif
+}
+
+inline bool show_progress(const PipelineStep& step) {
+  std::fprintf(stderr, "\r%s", progress_bar(step).c_str());
+  if (step.step_index + 1 == step.num_steps) std::fprintf(stderr, "\r%64s\r", "");
+  return true;
+}
+
+/// Completes `options.request` from the other flags, and loads the model.
+inline StableDiffusionPipeline load_pipeline(Options& options) {
+  auto& request = options.request;
+  enable_logging(options.verbose ? LogLevel::kDebug : LogLevel::kWarning);
+  if (options.threads > 0) at::set_num_threads(options.threads);
+  if (options.seed < 0) {
+    options.seed = std::random_device()();
+    std::printf("seed %lld\n", static_cast<long long>(options.seed));
+  }
+  request.model = std::filesystem::path(options.model).lexically_normal().filename().string();
+  request.params.seeds = {static_cast<std::uint64_t>(options.seed)};
+  if (!options.init_latents.empty()) request.params.latents = load_tensor(options.init_latents);
+  if (options.no_cache) request.cache.cache_interval = 1;
+  if (is_terminal(stderr)) request.params.callback = show_progress;
+  request.on_prompt = [](const RunReport& report) { std::printf("%s\n", report.summary().c_str()); };
+  return StableDiffusionPipeline::load(options.model, {torch::Device(options.device), options.scheduler});
+}
+
+/// Parses the arguments and runs the program (the subcommands' callbacks run first). Errors go to standard error.
+/// @returns the exit code: 0, or 2 for any error
+inline int run(CLI::App& app, int argc, const char* const* argv, const std::function<void()>& program = {}) {
+  std::string message;
+  try {
+    app.parse(argc, argv);
+    if (program) program();
+    return 0;
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  } catch (const c10::Error& error) {
+    message = error.what_without_backtrace();
+  } catch (const std::exception& error) {
+    message = error.what();
+  }
+  std::fprintf(stderr, "%s: %s\n", app.get_name().c_str(), message.c_str());
+  return 2;
+}
+
+}  // namespace deepcache::cli

@@ -1,0 +1,266 @@
+"""Tests of `deepcache generate` and the small examples as a user runs them: test_generate.py build/bin
+
+Latents are compared with those of the live Python pipelines under DeepCache's own helper.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import torch
+from DeepCache import DeepCacheSDHelper
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tools/references")]
+from packages import accept  # noqa: E402
+
+from export import quiet  # noqa: E402
+from tiny_pipelines import tiny_pipeline  # noqa: E402
+
+BIN = None
+PACKAGES = ROOT / "tests/data/packages"
+
+
+def picture(height, width, seed=0):
+    coarse = np.random.default_rng(seed).integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BILINEAR)
+
+
+def half_mask(height, width):
+    mask = np.zeros((height, width), dtype=np.uint8)
+    mask[:, width // 2 :] = 255
+    return Image.fromarray(mask)
+
+
+def as_tensor(image):
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None].float() / 255
+
+
+class GenerateTest(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+        self.image, self.mask = picture(64, 80), half_mask(64, 80)
+        self.image.save(self.folder / "i.png")
+        self.mask.save(self.folder / "m.png")
+        self.inputs = {"i.png", "m.png"}
+
+    def run_program(self, name, *arguments):
+        command = [BIN / name, *arguments]
+        return subprocess.run([str(part) for part in command], cwd=self.folder, capture_output=True, text=True)
+
+    def generate(self, model, *arguments):
+        return self.run_program("deepcache", "generate", "-m", PACKAGES / model, "-p", "red heart", *arguments)
+
+    def latents(self, model, *arguments):
+        result = self.generate(model, "--steps", 8, "--save-latents", "l.pt", *arguments)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        return torch.load(self.folder / "l.pt")
+
+
+class ParityTest(GenerateTest):
+    @classmethod
+    def setUpClass(cls):
+        quiet()
+        torch.set_num_threads(1)
+
+    def python(self, model, name, scheduler, branch=0, interval=3, **arguments):
+        """Latents of diffusers' pipeline `name` over the components of a tiny one."""
+        pipe = getattr(diffusers, name).from_pipe(tiny_pipeline(model))
+        pipe.set_progress_bar_config(disable=True)
+        folder = PACKAGES / model / "scheduler"
+        pipe.scheduler = getattr(diffusers, scheduler).from_config(
+            diffusers.DDIMScheduler.from_pretrained(folder).config
+        )
+        helper = DeepCacheSDHelper(pipe=pipe)
+        helper.set_params(cache_interval=interval, cache_branch_id=branch)
+        helper.enable()
+        try:
+            return pipe(
+                "red heart",
+                num_inference_steps=8,
+                generator=torch.Generator().manual_seed(42),
+                output_type="latent",
+                **arguments,
+            ).images
+        finally:
+            helper.disable()
+
+    def expect_close(self, actual, expected):
+        self.assertEqual(actual.shape, expected.shape)
+        self.assertLess(((actual - expected).norm() / expected.norm()).item(), 1e-4)
+
+    def test_image_to_image(self):
+        for model, prefix in ("sd1", "StableDiffusion"), ("sdxl", "StableDiffusionXL"):
+            expected = self.python(
+                model, f"{prefix}Img2ImgPipeline", "EulerDiscreteScheduler", image=as_tensor(self.image), strength=0.75
+            )
+            actual = self.latents(model, "-i", "i.png", "--strength", 0.75, "--scheduler", "euler")
+            self.expect_close(actual, expected)
+
+    def test_inpainting(self):
+        for model in "sd1", "sd1_inpaint":
+            expected = self.python(
+                model,
+                "StableDiffusionInpaintPipeline",
+                "DDIMScheduler",
+                branch=2,
+                image=self.image,
+                mask_image=self.mask,
+                height=64,
+                width=80,
+            )
+            actual = self.latents(model, "-i", "i.png", "--mask", "m.png", "--cache-branch-id", 2)
+            self.expect_close(actual, expected)
+
+    def test_refiner(self):
+        # Each of the two begins with a full step and counts its own.
+        latents = self.python(
+            "sdxl", "StableDiffusionXLPipeline", "DDIMScheduler", height=64, width=80, denoising_end=0.6
+        )
+        expected = self.python(
+            "sdxl_refiner", "StableDiffusionXLImg2ImgPipeline", "DDIMScheduler", image=latents, denoising_start=0.6
+        )
+        actual = self.latents(
+            "sdxl",
+            "-W",
+            80,
+            "-H",
+            64,
+            "--refine",
+            PACKAGES / "sdxl_refiner",
+            "--refiner-start",
+            0.6,
+            "--report",
+            "r.json",
+        )
+        self.expect_close(actual, expected)
+        report = json.loads((self.folder / "r.json").read_text())
+        self.assertEqual([step["mode"] for step in report["steps"]], ["full", "cached", "cached", "full"] * 2)
+        self.assertEqual(len({step["timestep"] for step in report["steps"]}), 8)
+
+
+class OutputTest(GenerateTest):
+    def test_images_have_the_size_asked_for_or_their_own(self):
+        picture(70, 90).save(self.folder / "odd.png")
+        half_mask(70, 90).save(self.folder / "mask.png")
+        for arguments, size in ((), (88, 64)), (("-W", 48, "-H", 40), (48, 40)), (("--mask", "mask.png"), (88, 64)):
+            self.latents("sd1", "-i", "odd.png", *arguments, "-o", "o.png")
+            with Image.open(self.folder / "o.png") as image:
+                self.assertEqual(image.size, size)
+
+    def test_what_is_kept_is_kept(self):
+        self.latents("sd1", "-i", "i.png", "--mask", "m.png", "-o", "o.png", "--report", "r.json")
+        request = json.loads((self.folder / "r.json").read_text())["request"]
+        self.assertEqual((request["strength"], request["mask"]), (1.0, True))
+        other = self.latents("sd1", "-i", "i.png", "--mask", "m.png", "-n", "sun")
+        first = torch.load(self.folder / "l.pt")
+        self.assertTrue(torch.equal(first[..., :5], other[..., :5]))
+
+    def test_compare_runs_both_models_of_a_pair(self):
+        result = self.generate(
+            "sdxl", "--steps", 6, "--refiner", PACKAGES / "sdxl_refiner", "--compare", "--contact-sheet", "c.png"
+        )
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertRegex(result.stdout, "faster, PSNR")
+        self.assertLessEqual({"c.png", "output.png", "output-uncached.png"}, {f.name for f in self.folder.iterdir()})
+
+    def test_model_types_of_the_original(self):
+        for model, name, arguments in (
+            ("sd1", "sd1.5", ()),
+            ("sd1", "sd-img2img", ("-i", "i.png")),
+            ("sd1_inpaint", "sd-inpaint", ("-i", "i.png", "--mask", "m.png")),
+            ("sdxl", "sdxl", ()),
+            ("sdxl", "sdxl-inpaint", ("-i", "i.png", "--mask", "m.png")),
+        ):
+            self.latents(model, "--model_type", name, *arguments)
+
+    def test_examples(self):
+        model = PACKAGES / "sd1"
+        for program, *arguments in (
+            ("img2img", model, "i.png", "panda", "a.png"),
+            ("inpaint", model, "i.png", "m.png", "panda", "b.png"),
+            ("own_loop", ROOT / "models/emoji", 3, "c.pt"),
+        ):
+            result = self.run_program(program, *arguments)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            self.assertTrue((self.folder / arguments[-1]).is_file())
+            self.assertEqual(self.run_program(program).returncode, 2)
+            result = self.run_program(program, "absent", *arguments[1:])
+            self.assertEqual(result.returncode, 2)
+            self.assertIn("absent", result.stderr)
+
+
+class BadInputTest(GenerateTest):
+    def expect_refused(self, message, model, *arguments):
+        before = sorted(self.folder.iterdir())
+        result = self.generate(model, *arguments)
+        self.assertEqual(result.returncode, 2, result.stdout + result.stderr)
+        self.assertRegex(result.stderr, message)
+        self.assertEqual(sorted(self.folder.iterdir()), before)
+
+    def test_pictures(self):
+        (self.folder / "text.png").write_text("hello")
+        half_mask(64, 64).save(self.folder / "small.png")
+        Image.new("RGB", (2056, 2056)).save(self.folder / "large.png")
+        Image.new("1", (16384, 16384)).save(self.folder / "huge.png")
+        for message, *arguments in (
+            ("no such file: absent.png", "-i", "absent.png"),
+            ("text.png can't be read as a PNG image", "-i", "text.png"),
+            ("text.png can't be read as a PNG image", "-i", "i.png", "--mask", "text.png"),
+            ("i.png has 80x64 pixels, its mask small.png must have as many, got 64x64",
+             "-i", "i.png", "--mask", "small.png"),
+            ("large.png has 2056x2056 pixels: say which width and height", "-i", "large.png"),
+            ("huge.png has 16384x16384 pixels; the most", "-i", "huge.png"),
+            ("requires", "--mask", "m.png"),
+            ("strength must be above 0, to 1, got 1.5", "-i", "i.png", "--strength", 1.5),
+            ("strength needs an image", "--strength", 0.5),
+            ("width must be a positive multiple of 8", "-i", "i.png", "-W", 50),
+        ):  # fmt: skip
+            self.expect_refused(message, "sd1", *arguments)
+
+    def test_flags_that_a_family_has_no_use_for(self):
+        self.expect_refused("are SDXL's", "sd1", "--prompt-2", "x")
+        self.expect_refused("needs an image and a mask", "sd1_inpaint")
+        self.expect_refused("needs a mask too", "sd1_inpaint", "-i", "i.png")
+        self.expect_refused("this model refines pictures", "sdxl_refiner")
+        self.expect_refused("requires", "sdxl", "--refiner-start", 0.5)
+        self.expect_refused("eta is an option of DDIM", "sd1", "--eta", 0.5, "--scheduler", "euler")
+
+    def test_model_types(self):
+        self.expect_refused("sdxl is a model of type sdxl, not sd1.5", "sdxl", "--model_type", "sd1.5")
+        self.expect_refused("sd-img2img needs --image", "sd1", "--model_type", "sd-img2img")
+        self.expect_refused("sd-inpaint needs --image and --mask", "sd1", "--model_type", "sd-inpaint", "-i", "i.png")
+        self.expect_refused("(?s)model_type.*magic.*", "sd1", "--model_type", "magic")
+
+    def test_refiners(self):
+        other = self.folder / "other"
+        shutil.copytree(PACKAGES / "sdxl_refiner", other)
+        config = other / "vae/config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"scaling_factor": 0.5}))
+        accept(other, "vae/config.json")
+        self.expect_refused("the refiner's latents aren't the model's", "sdxl", "--refiner", "other")
+        self.expect_refused("no such folder: absent", "sdxl", "--refiner", "absent")
+        for start in 0, 1, 1.5:
+            self.expect_refused(
+                "denoising_.* must be above 0 and below 1",
+                "sdxl", "--refiner", PACKAGES / "sdxl_refiner", "--refiner-start", start,
+            )  # fmt: skip
+
+    def test_subcommands(self):
+        for arguments in [], ["magic"], ["generate"], ["generate", "-m", PACKAGES / "sd1"]:
+            self.assertEqual(self.run_program("deepcache", *arguments).returncode, 2)
+        self.assertEqual(self.run_program("deepcache", "generate", "--help").returncode, 0)
+
+
+if __name__ == "__main__":
+    BIN = Path(sys.argv.pop(1)).resolve()
+    unittest.main()

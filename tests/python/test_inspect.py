@@ -1,0 +1,277 @@
+"""Tests of `deepcache inspect` as a user runs it: python tests/python/test_inspect.py build/bin/deepcache
+
+Its multiply-accumulates are compared with those of PyTorch's own counter, in full and under DeepCache's helper.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DModel
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tools/references")]
+from export import quiet, trace_network  # noqa: E402
+from families import UNET, UNET_XL, Size, unet_xl_inputs  # noqa: E402
+from macs import both_totals, record, split  # noqa: E402
+from tiny_pipelines import tiny_pipeline  # noqa: E402
+
+DEEPCACHE = None
+PACKAGES = ROOT / "tests/data/packages"
+SD1, SDXL = PACKAGES / "sd1", PACKAGES / "sdxl"
+
+
+class InspectTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        torch.set_grad_enabled(False)
+        torch.set_num_threads(1)
+        quiet()
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+
+    def run_it(self, *arguments):
+        command = [DEEPCACHE, "inspect", *arguments]
+        return subprocess.run([str(part) for part in command], cwd=self.folder, capture_output=True, text=True)
+
+    def run_well(self, *arguments):
+        result = self.run_it(*arguments)
+        self.assertEqual((result.returncode, result.stderr), (0, ""))
+        return result.stdout
+
+    def json(self, *arguments):
+        return json.loads(self.run_well(*arguments, "--json"))
+
+    def expect_refused(self, message, *arguments):
+        result = self.run_it(*arguments)
+        self.assertEqual(result.returncode, 2, result.stdout)
+        self.assertRegex(result.stderr, message)
+        self.assertEqual(result.stdout, "")
+
+    def traced(self, network, variant, config=True):
+        """A UNet's file, with diffusers' config.json beside it or not."""
+        pipe = tiny_pipeline(variant)
+        trace_network(network, pipe).save(self.folder / "unet.pt")
+        if config:
+            pipe.unet.save_config(self.folder)
+        return pipe
+
+
+class CountTest(InspectTest):
+    def test_every_branch_as_pytorch_counts_it(self):
+        """Of the UNets that DeepCache 0.1.1's helper knows, at the package's own size and at another."""
+        for variant in "sd1", "sd2":
+            for shape, options in (
+                ([1, 16, 16, 24], []),
+                ([3, 13, 17, 7], ["--latent-size", "13x17", "--batch", "3", "--text-length", "7"]),
+            ):
+                expected = record(variant, shape)
+                got = self.json(PACKAGES / variant, *options)
+                self.assertEqual(got["full_step"], expected["full"])
+                self.assertEqual([branch["cached_step"] for branch in got["branches"]], expected["cached"])
+
+    def test_a_full_step_of_sdxl_as_pytorch_counts_it(self):
+        pipe = tiny_pipeline("sdxl")
+        *inputs, text_embeds, time_ids = unet_xl_inputs(pipe, Size(1, 16, 16, 24))
+        added = {"text_embeds": text_embeds, "time_ids": time_ids}
+        totals = both_totals(lambda: pipe.unet(*inputs, added_cond_kwargs=added))
+        got = self.json(SDXL)
+        self.assertEqual(got["full_step"], split(*totals))
+        self.assertEqual(
+            got["inputs"],
+            {
+                "sample": [1, 4, 16, 16],
+                "timestep": [],
+                "encoder_hidden_states": [1, 24, 80],
+                "text_embeds": [1, 40],
+                "time_ids": [1, 6],
+            },
+        )
+
+    def test_features_and_speedups(self):
+        got = self.json(SD1)
+        unet = torch.jit.load(SD1 / "unet/model.pt")
+        self.assertEqual((got["model"], got["dtype"]), (str(SD1), "float32"))
+        full, names = got["full_step"], {name for name, _ in unet.named_modules()}
+        for i, branch in enumerate(got["branches"]):
+            self.assertEqual(branch["cache_branch_id"], i)
+            self.assertIn(branch["name"], names)
+            size = torch.Size(branch["feature_shape"]).numel()
+            self.assertEqual(branch["feature_bytes"], 4 * size)
+            for kind, parts in ("weights", ["weights"]), ("total", ["weights", "attention"]):
+                whole, part = (sum(step[name] for name in parts) for step in (full, branch["cached_step"]))
+                self.assertEqual(branch["speedup"][kind].keys(), {"2", "3", "5", "10"})
+                for interval, speedup in branch["speedup"][kind].items():
+                    n = int(interval)
+                    self.assertAlmostEqual(speedup, n * whole / (whole + (n - 1) * part), places=12)
+        shapes = [branch["feature_shape"] for branch in got["branches"]]
+        self.assertEqual([shapes[i] for i in (0, 2, 11)], [[1, 8, 16, 16], [1, 16, 16, 16], [1, 16, 2, 2]])
+
+    def test_halves(self):
+        got, whole = self.json(PACKAGES / "sd1_bfloat16"), self.json(SD1)
+        self.assertEqual(got["dtype"], "bfloat16")
+        self.assertEqual(got["full_step"], whole["full_step"])
+        for half, branch in zip(got["branches"], whole["branches"], strict=True):
+            self.assertEqual(2 * half["feature_bytes"], branch["feature_bytes"])
+            self.assertEqual(half["cached_step"], branch["cached_step"])
+
+
+class FileTest(InspectTest):
+    def test_a_file_with_a_config_beside_it_is_as_its_package(self):
+        self.traced(UNET, "sd1")
+        got, package = self.json("unet.pt", "--text-length", 24), self.json(SD1)
+        for key in "inputs", "full_step", "branches":
+            self.assertEqual(got[key], package[key])
+        self.assertEqual(self.json("unet.pt")["inputs"]["encoder_hidden_states"], [1, 77, 32])
+
+    def test_a_config_elsewhere(self):
+        pipe = self.traced(UNET_XL, "sdxl", config=False)
+        (self.folder / "other").mkdir()
+        pipe.unet.save_config(self.folder / "other")
+        got, package = self.json("unet.pt", "--text-length", 24, "--config", "other/config.json"), self.json(SDXL)
+        for key in "inputs", "full_step", "branches":
+            self.assertEqual(got[key], package[key])
+
+    def test_a_file_alone_tells_what_its_weights_tell(self):
+        self.traced(UNET, "sd1", config=False)
+        got, package = self.json("unet.pt", "--latent-size", "16x16", "--text-length", 24), self.json(SD1)
+        for key in "inputs", "full_step", "branches":
+            self.assertEqual(got[key], package[key])
+
+    def test_a_file_with_other_inputs(self):
+        """The network that DDPM has, with names of its own."""
+        unet = UNet2DModel(
+            sample_size=16, block_out_channels=(8, 16), norm_num_groups=4, attention_head_dim=4, num_class_embeds=3,
+            down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        ).eval()  # fmt: skip
+
+        class Renamed(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.unet = unet
+
+            def forward(self, x, t, y):
+                return self.unet(x, t, class_labels=y).sample
+
+        inputs = torch.randn(1, 3, 16, 16), torch.tensor(7), torch.tensor([2])
+        torch.jit.trace(Renamed(), inputs, check_trace=False).save(self.folder / "unet.pt")
+        self.expect_refused('input "x" isn\'t known: give it, as --input x=SHAPE .*sample, ', "unet.pt")
+        given = ["--input", "x=1x3x16x16", "--input", "t=:int64", "--input", "y=1:int64"]
+        got = self.json("unet.pt", *given)
+        totals = both_totals(lambda: unet(*inputs[:2], class_labels=inputs[2]))
+        self.assertEqual(got["full_step"], split(*totals))
+        self.assertEqual(got["inputs"], {"x": [1, 3, 16, 16], "t": [], "y": [1]})
+        self.assertEqual(len(got["branches"]), 6)
+
+    def test_given_inputs_go_before_known_ones(self):
+        got = self.json(SD1, "--input", "encoder_hidden_states=1x5x32", "--input", "sample=1x4x8x8")
+        self.assertEqual(got["inputs"]["encoder_hidden_states"], [1, 5, 32])
+        self.assertEqual(got["full_step"], record("sd1", [1, 8, 8, 5])["full"])
+
+
+class TableTest(InspectTest):
+    def test_table(self):
+        lines = self.run_well(SD1).splitlines()
+        got = self.json(SD1)
+        self.assertEqual(lines[0], f"{SD1}: float32, 12 branches")
+        self.assertEqual(lines[1], "inputs: sample 1x4x16x16, timestep, encoder_hidden_states 1x24x32")
+        full = got["full_step"]
+        self.assertIn(f"full step: {full['weights'] / 1e6:.1f} + {full['attention'] / 1e6:.1f} MMACs", lines[2])
+        rows = [re.split(r" {2,}", line.strip()) for line in lines if re.match(r" *\d+  ", line)]
+        self.assertEqual(len(rows), 12)
+        for row, branch in zip(rows, got["branches"], strict=True):
+            cached = branch["cached_step"]
+            self.assertEqual(row[:3], [str(branch["cache_branch_id"]), branch["name"],
+                                       "x".join(map(str, branch["feature_shape"]))])  # fmt: skip
+            self.assertEqual(row[3], f"{branch['feature_bytes'] / 1e3:.1f} kB")
+            macs = re.fullmatch(r"(\S+) \+ +(\S+)", "  ".join(row[4:-4]))
+            self.assertEqual(macs.groups(), tuple(f"{cached[key] / 1e6:.1f}" for key in ("weights", "attention")))
+            self.assertEqual(row[-4:], [f"{value:.2f}x" for value in branch["speedup"]["total"].values()])
+        self.assertEqual(len({len(line) for line in lines if re.match(r" *\d+  |id ", line)}), 1, "aligned")
+        self.assertIn("guidance", lines[-2])
+
+    def test_help_tells_of_the_subcommand(self):
+        command = [str(DEEPCACHE), "--help"]
+        self.assertIn("inspect", subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        self.assertIn("--latent-size", self.run_well("--help"))
+
+
+class WrongInputTest(InspectTest):
+    def test_no_subcommand_or_unknown_flags(self):
+        for arguments in [], ["paint"]:
+            self.assertEqual(subprocess.run([str(DEEPCACHE), *arguments], capture_output=True).returncode, 2)
+        self.expect_refused("model is required")
+        self.expect_refused("--what", SD1, "--what")
+
+    def test_numbers_out_of_range(self):
+        for flag, value in ("--latent-size", "0x8"), ("--latent-size", "8"), ("--batch", 0), ("--text-length", -1):
+            self.expect_refused(flag, SD1, flag, value)
+
+    def test_missing_or_unreadable_models(self):
+        self.expect_refused("no such file or folder: nothing.pt", "nothing.pt")
+        self.expect_refused("is no model package", self.folder)
+        (self.folder / "text.pt").write_text("no network")
+        self.expect_refused("text.pt isn't a readable TorchScript file", "text.pt")
+
+    def test_a_damaged_package(self):
+        shutil.copytree(SD1, self.folder / "package")
+        config = self.folder / "package/unet/config.json"
+        config.write_text(config.read_text() + " ")
+        self.expect_refused("unet/config.json is damaged", "package")
+
+    def test_a_network_without_skip_concatenations(self):
+        torch.jit.trace(torch.nn.Conv2d(4, 4, 3), torch.zeros(1, 4, 8, 8)).save(self.folder / "conv.pt")
+        self.expect_refused("conv.pt: the network has no skip concatenation", "conv.pt")
+
+    def test_sizes_that_nothing_tells(self):
+        self.traced(UNET_XL, "sdxl", config=False)
+        self.expect_refused(r'"sample" isn\'t known, its height \(--latent-size\) is missing', "unet.pt")
+        self.expect_refused(
+            r'"text_embeds" isn\'t known, its width .* is missing: .* --config, or the shape by --input text_embeds=',
+            "unet.pt", "--latent-size", "8x8",
+        )  # fmt: skip
+
+    def test_configs_that_are_not_as_they_should_be(self):
+        self.traced(UNET_XL, "sdxl")
+        config = self.folder / "config.json"
+        good = json.loads(config.read_text())
+        for change, message in (
+            ({"in_channels": 0}, "in_channels.* is 0; it must be an integer from 1"),
+            ({"cross_attention_dim": [80]}, "cross_attention_dim"),
+            ({"projection_class_embeddings_input_dim": 40}, "is 40; it must be the width of text_embeds and some mul"),
+        ):
+            config.write_text(json.dumps(good | change))
+            self.expect_refused(f"config.json: .*{message}", "unet.pt")
+        config.write_text("{")
+        self.expect_refused("config.json", "unet.pt")
+        self.expect_refused("nowhere.json", "unet.pt", "--config", "nowhere.json")
+        self.expect_refused("--config goes with a UNet's file", SDXL, "--config", config)
+
+    def test_shapes_that_are_none(self):
+        for text in "sample", "=1x4", "sample=4x", "sample=axb", "sample=1x0", "sample=-1", "sample=9999999", "s=1x4:":
+            self.expect_refused("--input", SD1, "--input", text)
+        self.expect_refused("float16, bfloat16 or int64; got", SD1, "--input", "sample=1:int4")
+        self.expect_refused(
+            'no input "mask"; it has sample, timestep, encoder_hidden_states', SD1, "--input", "mask=1x1"
+        )
+
+    def test_shapes_that_the_network_cannot_take(self):
+        self.expect_refused(
+            "can't run on these inputs: sample 1x5x16x16, timestep, .*: .* 4 channels, but got 5 channels instead\n$",
+            SD1, "--input", "sample=1x5x16x16",
+        )  # fmt: skip
+        self.expect_refused("can't run .*: mat1 and mat2 shapes", SD1, "--input", "encoder_hidden_states=1x5x31")
+
+
+if __name__ == "__main__":
+    DEEPCACHE = Path(sys.argv.pop(1)).resolve()
+    unittest.main()
