@@ -1,4 +1,4 @@
-"""Exports a diffusers pipeline folder as a model package that the C++ library loads.
+"""Exports a diffusers pipeline or ControlNet folder as a model package that the C++ library loads.
 
     python tools/export.py PIPELINE_DIR OUT_DIR [--dtype float32] [--storage-dtype float16]
 
@@ -29,6 +29,7 @@ import torch
 import transformers
 
 from adapters import adapt
+from controlnets import is_model_folder, load_controlnet
 from families import SCHEDULERS, Size, UsageError, load_pipeline, modules, vae_in
 
 FORMAT_VERSION = 2
@@ -84,7 +85,8 @@ def round_weights(module, dtype):
 
 
 def prompt_length(pipe):
-    return (pipe.tokenizer or pipe.tokenizer_2).model_max_length
+    tokenizer = pipe.components.get("tokenizer") or pipe.components.get("tokenizer_2")
+    return tokenizer.model_max_length if tokenizer else 77  # a ControlNet has none; CLIP's takes 77
 
 
 def trace_size(pipe):
@@ -92,7 +94,8 @@ def trace_size(pipe):
 
     Such a trace takes the up-sampling path that reads its target size from the skip connection: it serves every size.
     """
-    stride = 2 ** (len(pipe.unet.config.block_out_channels) - 1)
+    denoiser = pipe.components.get("unet") or pipe.components["controlnet"]
+    stride = 2 ** (len(denoiser.config.block_out_channels) - 1)
     return Size(batch=2, height=2 * stride + 1, width=stride + 1, length=max(2, prompt_length(pipe) // 2))
 
 
@@ -282,17 +285,15 @@ def write_config(configured, file):
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def write_package(pipe, family, out, dtype, storage, say, stage):
-    """Fills the empty folder `out`. @throws CheckError if a saved file doesn't do what the pipeline does."""
-    run, exact = f"{CHECK_STEPS} DDIM steps", None
-    if storage != dtype:
-        stage(f"{run} of the pipeline")
-        exact = sample(pipe, family)
-        for module in modules(pipe):
-            round_weights(module, DTYPES[storage])
-            round_weights(module, DTYPES[dtype])
-    stage(f"{run} of the pipeline" + (f", its weights rounded to {storage}" if exact else ""))
-    expected, loaded = sample(pipe, family), {}
+def round_all(pipe, dtype, storage):
+    for module in modules(pipe):
+        round_weights(module, DTYPES[storage])
+        round_weights(module, DTYPES[dtype])
+
+
+def write_networks(pipe, family, out, dtype, storage, say, stage):
+    """The exported networks by file. @throws CheckError if one doesn't do what the pipeline's does."""
+    loaded = {}
     for network in family.networks:
         start = time.monotonic()
         stage(f"{network.file}: tracing")
@@ -302,6 +303,40 @@ def write_package(pipe, family, out, dtype, storage, say, stage):
         worst = check_network(network, pipe, loaded[network.file], stage)
         size, seconds = (out / network.file).stat().st_size / 1e6, time.monotonic() - start
         say(f"{network.file}: {size:.1f} MB, {agreement(worst)} at {len(check_sizes(pipe))} sizes, {seconds:.1f} s")
+    return loaded
+
+
+def write_configs(pipe, out):
+    for name, component in pipe.components.items():
+        if isinstance(component, torch.nn.Module):  # diffusers' are their own configuration, transformers' have one
+            configured = component if isinstance(component, diffusers.ConfigMixin) else component.config
+            write_config(configured, out / name / "config.json")
+
+
+def finish(source, family, out, dtype, storage, say, stage):
+    stage("hashing the files")
+    files = write_manifest(out, family, dtype, storage, {n.file: n.dtype(source) for n in family.networks})
+    say(f"{len(files)} files, {sum(entry['bytes'] for entry in files.values()) / 1e6:.1f} MB")
+
+
+def write_controlnet(source, family, out, dtype, storage, say, stage):
+    """Fills the empty folder `out`. @throws CheckError if the saved file doesn't do what the ControlNet does."""
+    round_all(source, dtype, storage)
+    write_networks(source, family, out, dtype, storage, say, stage)
+    write_configs(source, out)
+    finish(source, family, out, dtype, storage, say, stage)
+
+
+def write_package(pipe, family, out, dtype, storage, say, stage):
+    """Fills the empty folder `out`. @throws CheckError if a saved file doesn't do what the pipeline does."""
+    run, exact = f"{CHECK_STEPS} DDIM steps", None
+    if storage != dtype:
+        stage(f"{run} of the pipeline")
+        exact = sample(pipe, family)
+        round_all(pipe, dtype, storage)
+    stage(f"{run} of the pipeline" + (f", its weights rounded to {storage}" if exact else ""))
+    expected = sample(pipe, family)
+    loaded = write_networks(pipe, family, out, dtype, storage, say, stage)
     stage(f"{run} on the exported networks")
     with ExitStack() as stack:
         for network in family.networks:
@@ -313,18 +348,13 @@ def write_package(pipe, family, out, dtype, storage, say, stage):
     if exact:
         say(f"{storage} storage: after {run} {psnr(expected[1], exact[1]):.1f} dB to the unrounded weights' picture")
     write_config(pipe, out / "model_index.json")
-    for name, component in pipe.components.items():
-        if isinstance(component, torch.nn.Module):  # diffusers' are their own configuration, transformers' have one
-            configured = component if isinstance(component, diffusers.ConfigMixin) else component.config
-            write_config(configured, out / name / "config.json")
+    write_configs(pipe, out)
     write_config(pipe.scheduler, out / "scheduler/scheduler_config.json")
     for name in family.components:
         if name.startswith("tokenizer") and getattr(pipe, name) is not None:
             # Saved rather than copied: older folders contradict themselves about the padding token.
             getattr(pipe, name).save_pretrained(out / name)
-    stage("hashing the files")
-    files = write_manifest(out, family, dtype, storage, {n.file: n.dtype(pipe) for n in family.networks})
-    say(f"{len(files)} files, {sum(entry['bytes'] for entry in files.values()) / 1e6:.1f} MB")
+    finish(pipe, family, out, dtype, storage, say, stage)
     if (scheduler := type(pipe.scheduler).__name__) not in SCHEDULERS:
         say(
             f"warning: the package's scheduler is {scheduler}, which the C++ library doesn't have (it has "
@@ -364,11 +394,18 @@ def export(
         raise UsageError(f"{out} can't be written: {error}") from error
     try:
         stage(f"loading {source}")
-        pipe, family = load_pipeline(source, DTYPES[dtype], variant)
-        adapt(pipe, loras, textual_inversions, say)
+        if is_model_folder(source):
+            if loras or textual_inversions:
+                raise UsageError(f"{source}: a ControlNet takes no LoRA and no textual inversion")
+            write = write_controlnet
+            pipe, family = load_controlnet(source, DTYPES[dtype], variant)
+        else:
+            write = write_package
+            pipe, family = load_pipeline(source, DTYPES[dtype], variant)
+            adapt(pipe, loras, textual_inversions, say)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            write_package(pipe, family, part, dtype, storage, say, stage)
+            write(pipe, family, part, dtype, storage, say, stage)
         if out.exists():
             out.rename(old)
         part.rename(out)
@@ -396,7 +433,9 @@ def return_freed_memory():
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pipeline", metavar="PIPELINE_DIR", help="diffusers pipeline folder with safetensors weights")
+    parser.add_argument(
+        "pipeline", metavar="PIPELINE_DIR", help="diffusers pipeline or ControlNet folder with safetensors weights"
+    )
     parser.add_argument("out", metavar="OUT_DIR", help="package folder to make")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="that the networks run in; default float32")
     parser.add_argument("--storage-dtype", choices=DTYPES, help="of the weights on disk; default: --dtype")
