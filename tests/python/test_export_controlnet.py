@@ -9,7 +9,7 @@ from unittest import mock
 
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
-from test_export import edit_json, export, families, read_json, run
+from test_export import edit_json, export, families, read_json, run, tracing
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tools/references")]
@@ -77,7 +77,7 @@ class ControlNetExportTest(unittest.TestCase):
         torch.manual_seed(0)
         for name in CONTROLNETS:
             source, family = controlnets.load_controlnet(self.source(name), torch.float32)
-            loaded = export.load_network(self.package(name) / "controlnet/model.pt", torch.float32)
+            loaded = tracing.load_network(self.package(name) / "controlnet/model.pt", torch.float32)
             for size in SIZES:
                 inputs = family.networks[0].inputs(source, size)
                 expected = family.networks[0].reference(source, *inputs)
@@ -124,8 +124,8 @@ class ControlNetExportTest(unittest.TestCase):
         self.expect_refused(source, "can't load")
 
     def test_network_that_differs_leaves_no_package(self):
-        source, check = self.changed(), export.difference
-        different = mock.patch.object(export, "difference", lambda actual, *rest: check(actual * 1.01, *rest))
+        source, check = self.changed(), tracing.difference
+        different = mock.patch.object(tracing, "difference", lambda actual, *rest: check(actual * 1.01, *rest))
         with different:
             code, printed = run(source, source.parent / "package")
         self.assertEqual(code, 1, printed)
