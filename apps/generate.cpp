@@ -9,12 +9,15 @@
 #include <memory>
 #include <optional>
 #include <stdexcept>
+#include <vector>
 
 namespace deepcache::apps {
 namespace {
 
 struct Options : cli::Options {
   std::string image, mask, refiner, model_type;
+  std::vector<std::filesystem::path> control_images = {};
+  std::vector<double> control_scales = {}, control_starts = {}, control_ends = {};
 };
 
 /// Model types of the original's script, and which kinds of packages they name.
@@ -55,6 +58,37 @@ void add_model_flags(CLI::App& app, Options& o) {
       ->check(CLI::IsMember(kModelTypes));
 }
 
+void add_control_flags(CLI::App& app, Options& o) {
+  const auto each = [&](const char* flag, auto& values, const char* help) {
+    return app.add_option(flag, values, help)->allow_extra_args(false);
+  };
+  each("--controlnet", o.controlnets, "Package of a ControlNet for the model; may be given several times");
+  each("--control-image", o.control_images, "PNG file for it; one for each --controlnet, in their order")
+      ->needs("--controlnet");
+  each("--control-scale", o.control_scales, "How much it counts; default: 1")->needs("--control-image");
+  each("--control-start", o.control_starts, "Share of the run from which on it acts; default: 0")
+      ->needs("--control-image");
+  each("--control-end", o.control_ends, "Share of the run until which it acts; default: 1")->needs("--control-image");
+}
+
+/// Sets a number of each control image, where the flag is given.
+void set_each(std::vector<ControlImage>& controls, double ControlImage::*number, const std::vector<double>& values,
+              const char* flag) {
+  if (values.empty()) return;
+  if (values.size() != controls.size())
+    throw std::invalid_argument(fmt::format("{} must be given for each of the {} control images, or not at all; got {}",
+                                            flag, controls.size(), values.size()));
+  for (std::size_t i = 0; i < values.size(); ++i) controls[i].*number = values[i];
+}
+
+void load_controls(const StableDiffusionPipeline& pipe, Options& o) {
+  auto& controls = o.request.params.control_images;
+  load_control_images(pipe, o.control_images, o.request.params);
+  set_each(controls, &ControlImage::conditioning_scale, o.control_scales, "--control-scale");
+  set_each(controls, &ControlImage::guidance_start, o.control_starts, "--control-start");
+  set_each(controls, &ControlImage::guidance_end, o.control_ends, "--control-end");
+}
+
 void add_prompt_flags(CLI::App& app, Options& o) {
   auto& params = o.request.params;
   app.add_option("--prompt-2", params.prompt_2, "SDXL's second text encoder's; default: --prompt");
@@ -69,6 +103,7 @@ void paint(Options& o) {
   auto pipe = cli::load_pipeline(o);
   check_model_type(o, pipe.model_type());
   if (!o.image.empty()) load_pictures(pipe, o.image, o.mask, o.request.params);
+  load_controls(pipe, o);
   std::optional<StableDiffusionPipeline> refiner;
   if (!o.refiner.empty()) {
     refiner.emplace(StableDiffusionPipeline::load(o.refiner, {torch::Device(o.device), o.scheduler}));
@@ -85,6 +120,7 @@ void add_generate(CLI::App& app) {
   cli::add_flags(*command, *options);
   add_prompt_flags(*command, *options);
   add_model_flags(*command, *options);
+  add_control_flags(*command, *options);
   command->callback([options] { paint(*options); });
 }
 

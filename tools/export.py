@@ -1,4 +1,4 @@
-"""Exports a diffusers pipeline folder as a model package that the C++ library loads.
+"""Exports a diffusers pipeline or ControlNet folder as a model package that the C++ library loads.
 
     python tools/export.py PIPELINE_DIR OUT_DIR [--dtype float32] [--storage-dtype float16]
 
@@ -8,7 +8,6 @@ Exit codes: 0 done, 1 the export or its check failed, 2 the arguments or the pip
 """
 
 import argparse
-import copy
 import ctypes
 import hashlib
 import json
@@ -19,7 +18,6 @@ import shutil
 import sys
 import time
 import warnings
-import zipfile
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from unittest import mock
@@ -29,18 +27,13 @@ import torch
 import transformers
 
 from adapters import adapt
-from families import SCHEDULERS, Size, UsageError, load_pipeline, modules, vae_in
+from controlnets import is_model_folder, load_controlnet
+from families import SCHEDULERS, UsageError, load_pipeline, modules, vae_in
+from tracing import CheckError, check_network, check_sizes, difference, round_weights, save_network, trace_network
 
 FORMAT_VERSION = 2
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# A traced network runs the same kernels as its module, so they agree bit for bit on most machines; where the executor
-# orders an operation otherwise, the largest difference may be this share of the largest value.
-TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 CHECK_PROMPT, CHECK_STEPS, CHECK_GUIDANCE = "a photo of a red apple", 4, 5.0
-
-
-class CheckError(Exception):
-    """The exported network doesn't do what the pipeline does: exit code 1."""
 
 
 class Progress:
@@ -64,131 +57,7 @@ class Progress:
         print(text, flush=True)
 
 
-def weights(module):
-    """Parameters and buffers by name."""
-    return dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
-
-
-def cast(tensor, dtype):
-    if tensor.is_floating_point():
-        tensor.data = tensor.data.to(dtype)
-
-
-def round_weights(module, dtype):
-    """Casts floating-point parameters and buffers in place; integer buffers stay. The C++ loader does the same."""
-    for tensor in weights(module).values():
-        cast(tensor, dtype)
-
-
-# ---- Tracing and checking
-
-
-def prompt_length(pipe):
-    return (pipe.tokenizer or pipe.tokenizer_2).model_max_length
-
-
-def trace_size(pipe):
-    """A latent size that the UNet's strides don't divide.
-
-    Such a trace takes the up-sampling path that reads its target size from the skip connection: it serves every size.
-    """
-    stride = 2 ** (len(pipe.unet.config.block_out_channels) - 1)
-    return Size(batch=2, height=2 * stride + 1, width=stride + 1, length=max(2, prompt_length(pipe) // 2))
-
-
-def check_sizes(pipe):
-    """Other batch sizes, latent sizes (divisible or not) and prompt lengths than the traced ones."""
-    longest = prompt_length(pipe)
-    return Size(1, 16, 16, longest), Size(3, 13, 17, 2), Size(2, 12, 20, longest - 1), Size(1, 9, 8, 5)
-
-
-def trace_network(network, pipe):
-    """The network's trace, whose weights are the pipeline's own tensors."""
-    module = network.module(pipe).eval()
-    with warnings.catch_warnings():
-        # It warns of the modules' shape checks; `check_network` shows that no shape is baked in.
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
-        return torch.jit.trace(module, network.inputs(pipe, trace_size(pipe)), check_trace=False)
-
-
-def save_network(traced, dtype, storage, file):
-    """Saves a trace, and loads it again as the C++ loader does.
-
-    The loaded weights are shown to be bit for bit those that were saved, and then take their place, in the pipeline
-    too: so they are in memory once, which a large pipeline's must be.
-
-    @throws CheckError if a weight in the file isn't what was saved
-    """
-    file.parent.mkdir(exist_ok=True)
-    round_weights(traced, storage)  # they are so rounded already: coming back is exact
-    traced.save(file)
-    strip(file)
-    saved = {name: digest(tensor) for name, tensor in weights(traced).items()}
-    for tensor in weights(traced).values():
-        tensor.data = tensor.data.new_empty(0)
-    loaded = load_network(file)
-    read = weights(loaded)
-    for name in sorted(saved.keys() | read.keys()):
-        if name not in read or digest(read[name]) != saved.get(name):
-            raise CheckError(f"{file.parent.name}/{file.name}: read back, {name} isn't what was saved")
-    for name, tensor in weights(traced).items():
-        cast(read[name], dtype)
-        tensor.data = read[name].data
-    return loaded
-
-
-def digest(tensor):
-    """Equal for tensors of equal type, shape and bytes, and no others."""
-    content = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-    return tensor.dtype, tensor.shape, hashlib.sha256(content.numpy()).digest()
-
-
-def strip(file):
-    """Leaves out what running doesn't need: example inputs, and stack traces, which name this machine's folders.
-
-    The archive's checksum goes too, being optional and of the whole: so equal weights give equal files on any machine.
-    """
-    lean = file.with_suffix(".lean")
-    with zipfile.ZipFile(file) as source, zipfile.ZipFile(lean, "w") as target:
-        for entry in source.infolist():
-            if not entry.filename.endswith((".debug_pkl", "/traced_inputs.pkl", "/.data/serialization_id")):
-                target.writestr(copy.copy(entry), source.read(entry), entry.compress_type)
-    lean.replace(file)
-
-
-def load_network(file, dtype=None):
-    loaded = torch.jit.load(file)
-    if dtype:
-        round_weights(loaded, dtype)
-    return loaded
-
-
-def difference(actual, expected, what):
-    """The largest difference as a share of the largest value, 0 if bit-equal.
-
-    @throws CheckError if shapes or dtypes differ, or values by more than rounding
-    """
-    kinds = [f"{tensor.dtype} {list(tensor.shape)}" for tensor in (actual, expected)]
-    if kinds[0] != kinds[1]:
-        raise CheckError(f"{what}: got {kinds[0]}, the pipeline gives {kinds[1]}")
-    if torch.equal(actual, expected):
-        return 0.0
-    share = ((actual.double() - expected.double()).abs().max() / expected.double().abs().max()).item()
-    allowed = TOLERANCE[expected.dtype]
-    if not share <= allowed:  # nor a NaN
-        raise CheckError(f"{what}: off the pipeline's by {share:.3g} of the largest value, allowed is {allowed:.3g}")
-    return share
-
-
-def check_network(network, pipe, loaded, stage):
-    """The largest difference between the saved network and the pipeline's over `check_sizes`."""
-    worst, sizes = 0.0, check_sizes(pipe)
-    for i, size in enumerate(sizes):
-        stage(f"{network.file}: checking size {i + 1} of {len(sizes)}")
-        inputs = network.inputs(pipe, size)
-        for actual, expected in zip(network.outputs(loaded(*inputs)), network.reference(pipe, *inputs), strict=True):
-            worst = max(worst, difference(actual, expected, f"{network.file} at {size}"))
-    return worst
+# ---- A run of the whole pipeline
 
 
 def sample(pipe, family):
@@ -282,17 +151,15 @@ def write_config(configured, file):
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def write_package(pipe, family, out, dtype, storage, say, stage):
-    """Fills the empty folder `out`. @throws CheckError if a saved file doesn't do what the pipeline does."""
-    run, exact = f"{CHECK_STEPS} DDIM steps", None
-    if storage != dtype:
-        stage(f"{run} of the pipeline")
-        exact = sample(pipe, family)
-        for module in modules(pipe):
-            round_weights(module, DTYPES[storage])
-            round_weights(module, DTYPES[dtype])
-    stage(f"{run} of the pipeline" + (f", its weights rounded to {storage}" if exact else ""))
-    expected, loaded = sample(pipe, family), {}
+def round_all(pipe, dtype, storage):
+    for module in modules(pipe):
+        round_weights(module, DTYPES[storage])
+        round_weights(module, DTYPES[dtype])
+
+
+def write_networks(pipe, family, out, dtype, storage, say, stage):
+    """The exported networks by file. @throws CheckError if one doesn't do what the pipeline's does."""
+    loaded = {}
     for network in family.networks:
         start = time.monotonic()
         stage(f"{network.file}: tracing")
@@ -302,6 +169,40 @@ def write_package(pipe, family, out, dtype, storage, say, stage):
         worst = check_network(network, pipe, loaded[network.file], stage)
         size, seconds = (out / network.file).stat().st_size / 1e6, time.monotonic() - start
         say(f"{network.file}: {size:.1f} MB, {agreement(worst)} at {len(check_sizes(pipe))} sizes, {seconds:.1f} s")
+    return loaded
+
+
+def write_configs(pipe, out):
+    for name, component in pipe.components.items():
+        if isinstance(component, torch.nn.Module):  # diffusers' are their own configuration, transformers' have one
+            configured = component if isinstance(component, diffusers.ConfigMixin) else component.config
+            write_config(configured, out / name / "config.json")
+
+
+def finish(source, family, out, dtype, storage, say, stage):
+    stage("hashing the files")
+    files = write_manifest(out, family, dtype, storage, {n.file: n.dtype(source) for n in family.networks})
+    say(f"{len(files)} files, {sum(entry['bytes'] for entry in files.values()) / 1e6:.1f} MB")
+
+
+def write_controlnet(source, family, out, dtype, storage, say, stage):
+    """Fills the empty folder `out`. @throws CheckError if the saved file doesn't do what the ControlNet does."""
+    round_all(source, dtype, storage)
+    write_networks(source, family, out, dtype, storage, say, stage)
+    write_configs(source, out)
+    finish(source, family, out, dtype, storage, say, stage)
+
+
+def write_package(pipe, family, out, dtype, storage, say, stage):
+    """Fills the empty folder `out`. @throws CheckError if a saved file doesn't do what the pipeline does."""
+    run, exact = f"{CHECK_STEPS} DDIM steps", None
+    if storage != dtype:
+        stage(f"{run} of the pipeline")
+        exact = sample(pipe, family)
+        round_all(pipe, dtype, storage)
+    stage(f"{run} of the pipeline" + (f", its weights rounded to {storage}" if exact else ""))
+    expected = sample(pipe, family)
+    loaded = write_networks(pipe, family, out, dtype, storage, say, stage)
     stage(f"{run} on the exported networks")
     with ExitStack() as stack:
         for network in family.networks:
@@ -313,18 +214,13 @@ def write_package(pipe, family, out, dtype, storage, say, stage):
     if exact:
         say(f"{storage} storage: after {run} {psnr(expected[1], exact[1]):.1f} dB to the unrounded weights' picture")
     write_config(pipe, out / "model_index.json")
-    for name, component in pipe.components.items():
-        if isinstance(component, torch.nn.Module):  # diffusers' are their own configuration, transformers' have one
-            configured = component if isinstance(component, diffusers.ConfigMixin) else component.config
-            write_config(configured, out / name / "config.json")
+    write_configs(pipe, out)
     write_config(pipe.scheduler, out / "scheduler/scheduler_config.json")
     for name in family.components:
         if name.startswith("tokenizer") and getattr(pipe, name) is not None:
             # Saved rather than copied: older folders contradict themselves about the padding token.
             getattr(pipe, name).save_pretrained(out / name)
-    stage("hashing the files")
-    files = write_manifest(out, family, dtype, storage, {n.file: n.dtype(pipe) for n in family.networks})
-    say(f"{len(files)} files, {sum(entry['bytes'] for entry in files.values()) / 1e6:.1f} MB")
+    finish(pipe, family, out, dtype, storage, say, stage)
     if (scheduler := type(pipe.scheduler).__name__) not in SCHEDULERS:
         say(
             f"warning: the package's scheduler is {scheduler}, which the C++ library doesn't have (it has "
@@ -364,11 +260,18 @@ def export(
         raise UsageError(f"{out} can't be written: {error}") from error
     try:
         stage(f"loading {source}")
-        pipe, family = load_pipeline(source, DTYPES[dtype], variant)
-        adapt(pipe, loras, textual_inversions, say)
+        if is_model_folder(source):
+            if loras or textual_inversions:
+                raise UsageError(f"{source}: a ControlNet takes no LoRA and no textual inversion")
+            write = write_controlnet
+            pipe, family = load_controlnet(source, DTYPES[dtype], variant)
+        else:
+            write = write_package
+            pipe, family = load_pipeline(source, DTYPES[dtype], variant)
+            adapt(pipe, loras, textual_inversions, say)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            write_package(pipe, family, part, dtype, storage, say, stage)
+            write(pipe, family, part, dtype, storage, say, stage)
         if out.exists():
             out.rename(old)
         part.rename(out)
@@ -396,7 +299,9 @@ def return_freed_memory():
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pipeline", metavar="PIPELINE_DIR", help="diffusers pipeline folder with safetensors weights")
+    parser.add_argument(
+        "pipeline", metavar="PIPELINE_DIR", help="diffusers pipeline or ControlNet folder with safetensors weights"
+    )
     parser.add_argument("out", metavar="OUT_DIR", help="package folder to make")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="that the networks run in; default float32")
     parser.add_argument("--storage-dtype", choices=DTYPES, help="of the weights on disk; default: --dtype")

@@ -131,14 +131,18 @@ def text_inputs(encoder):
     return lambda pipe, size: (torch.randint(0, getattr(pipe, encoder).config.vocab_size, (size.batch, size.length)),)
 
 
-def unet_inputs(pipe, size):
+def denoiser_inputs(config, dtype, size):
     # A trace with a float32 timestep takes int64 ones too; the other way round, it would cut their fraction off.
     shapes = (
-        (size.batch, pipe.unet.config.in_channels, size.height, size.width),
-        (size.batch, size.length, pipe.unet.config.cross_attention_dim),
+        (size.batch, config.in_channels, size.height, size.width),
+        (size.batch, size.length, config.cross_attention_dim),
     )
-    sample, embeddings = (torch.randn(shape).to(pipe.dtype) for shape in shapes)
+    sample, embeddings = (torch.randn(shape).to(dtype) for shape in shapes)
     return sample, torch.tensor(999.0 / size.batch), embeddings
+
+
+def unet_inputs(pipe, size):
+    return denoiser_inputs(pipe.unet.config, pipe.dtype, size)
 
 
 def unet_xl_inputs(pipe, size):

@@ -11,8 +11,9 @@ from pathlib import Path
 import diffusers
 import torch
 
-from export import DTYPES, psnr, quiet, round_weights
+from export import DTYPES, psnr, quiet
 from families import load_pipeline, modules
+from tracing import round_weights
 
 
 def pictures(pipe, args):

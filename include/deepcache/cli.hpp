@@ -10,6 +10,7 @@
 #include <functional>
 #include <random>
 #include <string>
+#include <vector>
 
 #include "deepcache/generate.hpp"
 #include "deepcache/logging.hpp"
@@ -29,6 +30,7 @@ namespace deepcache::cli {
 struct Options {
   GenerateRequest request = {};
   std::string model, scheduler, device = "cpu", init_latents;
+  std::vector<std::filesystem::path> controlnets = {};
   std::int64_t seed = 42;
   int threads = 0;
   bool no_cache = false, verbose = false;
@@ -110,7 +112,8 @@ inline StableDiffusionPipeline load_pipeline(Options& options) {
   if (options.no_cache) request.cache.cache_interval = 1;
   if (is_terminal(stderr)) request.params.callback = show_progress;
   request.on_prompt = [](const RunReport& report) { std::printf("%s\n", report.summary().c_str()); };
-  return StableDiffusionPipeline::load(options.model, {torch::Device(options.device), options.scheduler});
+  return StableDiffusionPipeline::load(options.model,
+                                       {torch::Device(options.device), options.scheduler, options.controlnets});
 }
 
 /// Parses the arguments and runs the program (the subcommands' callbacks run first). Errors go to standard error.

@@ -57,6 +57,14 @@ std::vector<RunReport> generate(StableDiffusionPipeline& pipe, const GenerateReq
 void load_pictures(const StableDiffusionPipeline& pipe, const std::filesystem::path& image,
                    const std::filesystem::path& mask, StableDiffusionParams& params);
 
+/// The control images of files, one for each of the pipeline's ControlNets, at the size of the pictures to make: that
+/// which the parameters ask for, or else the first one's, cut down as above. Sets height and width too; scales and
+/// windows that `params.control_images` has already stay.
+/// @throws std::runtime_error as `load_image`.
+/// @throws std::invalid_argument if the first one is larger than 2048 x 2048 with no size asked for.
+void load_control_images(const StableDiffusionPipeline& pipe, const std::vector<std::filesystem::path>& files,
+                         StableDiffusionParams& params);
+
 /// A line that shows how far a run is, "[####    ] 5/10", to be written over the one before.
 std::string progress_bar(const PipelineStep& step);
 

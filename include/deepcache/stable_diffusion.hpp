@@ -47,6 +47,14 @@ struct VaeOptions {
   bool tiling = false;   ///< one tile of a picture at a time, which changes it a little
 };
 
+/// What one of the pipeline's ControlNets (arXiv 2302.05543) is shown, and how much it counts.
+struct ControlImage {
+  torch::Tensor image;  ///< [3, H, W] in [0, 1], for all prompts, or [P, 3, H, W], one for each of P prompts
+  double conditioning_scale = 1.0;  ///< its residuals are multiplied by this
+  double guidance_start = 0.0;      ///< it acts in those steps that begin at this share of the run or later,
+  double guidance_end = 1.0;        ///< and end at this one or before; in the others its scale is 0
+};
+
 /// Defaults are those of diffusers' pipelines. With an image, the run is image to image
 /// (StableDiffusionImg2ImgPipeline, StableDiffusionXLImg2ImgPipeline); with a mask too, inpainting
 /// (StableDiffusionInpaintPipeline and StableDiffusionXLInpaintPipeline).
@@ -58,7 +66,8 @@ struct StableDiffusionParams {
                                                     ///< Not set: 7.5, but 5 for SDXL without a mask
   double guidance_rescale = 0;  ///< share of the correction for overexposure (arXiv 2305.08891), 0 to 1
   std::int64_t clip_skip = 0;   ///< text encoder layers to leave out at the end, for the prompt
-  std::int64_t height = 0;      ///< pixels, a multiple of the VAE's factor; 0: the image's, or else the model's own
+  std::int64_t height = 0;      ///< pixels, a multiple of the VAE's factor; 0: the image's, or else the control
+                                ///< image's, or else the model's own
   std::int64_t width = 0;       ///< likewise
   std::int64_t num_images_per_prompt = 1;
   std::vector<std::uint64_t> seeds = {0};  ///< one, for noise drawn as Python draws it from one CPU generator for the
@@ -74,6 +83,9 @@ struct StableDiffusionParams {
                                         ///< 0.8, inpainting 1; SDXL 0.3, inpainting 0.9999
   /// With an image: what is painted anew, [1, H, W] or [m, 1, H, W], from 0.5 up, and what is kept, below.
   torch::Tensor mask = {};
+
+  /// One for each of the pipeline's ControlNets, in their order, of the size of the pictures to make.
+  std::vector<ControlImage> control_images = {};
 
   /// Runs a part of the steps only, by their share of the noise process, above 0 and below 1: until denoising_end, or
   /// from denoising_start on, with the image's latents as they are instead of noised ones. So a model hands over to its
@@ -110,6 +122,8 @@ struct LoadOptions {
   torch::Device device = torch::kCPU;
   std::string scheduler = {};  ///< if not empty, instead of the package's own: "ddim", "plms", ..., or a class name of
                                ///< diffusers (`Scheduler::from_config`)
+  /// Packages of ControlNets for this model, exported with the same dtype; each run then needs their `control_images`.
+  std::vector<std::filesystem::path> controlnets = {};
 };
 
 /// One object serves one thread at a time.
@@ -117,7 +131,8 @@ class StableDiffusionPipeline {
  public:
   /// @param folder  a model package; each file that is read is checked against the manifest
   /// @throws std::runtime_error if a file is missing, damaged, or not what it should be.
-  /// @throws std::invalid_argument if the device isn't there, or the scheduler isn't known.
+  /// @throws std::invalid_argument if the device isn't there, the scheduler isn't known, or a ControlNet is for another
+  ///         model.
   static StableDiffusionPipeline load(const std::filesystem::path& folder, const LoadOptions& options = {});
 
   ~StableDiffusionPipeline();

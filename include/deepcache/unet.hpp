@@ -91,6 +91,21 @@ class UNet {
   /// Another network on the same weights, with no helper: for a second thread.
   UNet share_weights() const;
 
+  /// Another network on the same weights, with no helper, and with ControlNets (arXiv 2302.05543) in it. They read
+  /// those inputs of the UNet that the arguments of their traced `forward` name (sample, timestep,
+  /// encoder_hidden_states, ...) and return their residuals as a tuple: those of the skip connections from the first to
+  /// the last, then the middle one. The UNet's own inputs are followed by two of each ControlNet:
+  /// `controlnet_cond_<i>`, the control image [B, 3, H, W] in [0, 1], and the number `conditioning_scale_<i>`, by which
+  /// its residuals are multiplied. Branches stay what they are; a cached step runs those first layers of the
+  /// ControlNets that reach what is computed anew.
+  /// @throws std::invalid_argument if a ControlNet wasn't made for such a UNet (the message says what differs), is in
+  ///         training mode, or if this UNet has ControlNets already.
+  UNet with_controlnets(const std::vector<torch::jit::Module>& controlnets) const;
+
+  /// The same with ControlNets from files, as `load` reads them.
+  UNet with_controlnet_files(const std::vector<std::filesystem::path>& files,
+                             std::optional<torch::Dtype> dtype = std::nullopt) const;
+
   torch::Device device() const;
 
  private:

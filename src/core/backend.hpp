@@ -4,6 +4,7 @@
 #include <torch/types.h>
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -36,6 +37,9 @@ class Backend {
   virtual const std::vector<std::string>& branch_names() const = 0;
   virtual BranchProfile profile(const std::vector<c10::IValue>& inputs, std::int64_t cache_branch_id) const = 0;
   virtual torch::Device device() const = 0;
+
+  /// The same network with ControlNets in it, as `UNet::with_controlnets` says.
+  virtual std::shared_ptr<const Backend> with_controlnets(const std::vector<torch::jit::Module>& controlnets) const = 0;
 };
 
 }  // namespace deepcache

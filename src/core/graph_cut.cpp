@@ -45,11 +45,11 @@ bool is_computed_from(const jit::Value* value, const jit::Value* source) {
   return false;
 }
 
-/// What comes from the deep layers: the first operand, but where the second one is computed from it, that.
+/// What comes from the deep layers.
 jit::Value* feature(const Graph& graph, std::int64_t cache_branch_id) {
   const auto places = skip_concatenations(graph);
-  const auto* operands = places.at(places.size() - 1 - static_cast<std::size_t>(cache_branch_id))->input(0)->node();
-  return operands->input(is_computed_from(operands->input(1), operands->input(0)) ? 1 : 0);
+  const auto* place = places.at(places.size() - 1 - static_cast<std::size_t>(cache_branch_id));
+  return place->input(0)->node()->input(deep_operand(*place));
 }
 
 }  // namespace
@@ -67,6 +67,11 @@ std::vector<jit::Node*> skip_concatenations(const Graph& graph) {
                  "the network has no skip concatenation (cat of two tensors along dimension 1), so "
                  "there is nothing to cache: is it a UNet?");
   return places;
+}
+
+std::size_t deep_operand(const jit::Node& concatenation) {
+  const auto* operands = concatenation.input(0)->node();
+  return is_computed_from(operands->input(1), operands->input(0)) ? 1 : 0;
 }
 
 GraphCut cut(const Graph& graph, std::int64_t cache_branch_id) {

@@ -18,6 +18,10 @@ struct GraphCut {
 /// @throws std::invalid_argument if there is none, or if one sits inside control flow.
 std::vector<torch::jit::Node*> skip_concatenations(const Graph& graph);
 
+/// Which operand of a skip concatenation comes from the deep layers: the first one, but where the second is computed
+/// from it, that.
+std::size_t deep_operand(const torch::jit::Node& concatenation);
+
 /// Cuts a graph, which isn't changed, at the concatenation `cache_branch_id`, counted back from the output.
 GraphCut cut(const Graph& graph, std::int64_t cache_branch_id);
 

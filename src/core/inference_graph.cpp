@@ -127,4 +127,9 @@ Graph inference_graph(const jit::Module& module) {
   return graph;
 }
 
+c10::FunctionSchema forward_schema(const jit::Module& module) {
+  const auto& schema = module.get_method("forward").function().getSchema();
+  return schema.cloneWithArguments({schema.arguments().begin() + 1, schema.arguments().end()});
+}
+
 }  // namespace deepcache

@@ -32,6 +32,9 @@ void check_device(torch::Device device);
 /// @throws std::invalid_argument if the module is in training mode, or changes its own attributes.
 Graph inference_graph(const torch::jit::Module& module);
 
+/// The arguments of `forward` without `self`, which that graph doesn't take, and what it returns.
+c10::FunctionSchema forward_schema(const torch::jit::Module& module);
+
 /// The device of a graph's weights, its first constant tensor that isn't zero-dimensional; the CPU if it has none.
 torch::Device device_of(const Graph& graph);
 

@@ -4,26 +4,26 @@
 #include "error.hpp"
 
 namespace deepcache {
-namespace {
-
-/// Without `self`, which a frozen graph doesn't take.
-c10::FunctionSchema forward_schema(const torch::jit::Module& module) {
-  const auto& schema = module.get_method("forward").function().getSchema();
-  return schema.cloneWithArguments({schema.arguments().begin() + 1, schema.arguments().end()});
-}
-
-}  // namespace
 
 TorchScriptBackend::TorchScriptBackend(const torch::jit::Module& module, std::optional<torch::Device> device)
-    : TorchScriptBackend(forward_schema(module), inference_graph(module), device) {}
+    : TorchScriptBackend({inference_graph(module), forward_schema(module)}, device) {}
 
-TorchScriptBackend::TorchScriptBackend(c10::FunctionSchema schema, const Graph& graph,
-                                       std::optional<torch::Device> device)
-    : schema_(std::move(schema)),
-      device_(device.value_or(device_of(graph))),
-      graph_(move_graph(graph, device_)),
+TorchScriptBackend::TorchScriptBackend(const Forward& forward, std::optional<torch::Device> device)
+    : TorchScriptBackend(forward, device.value_or(device_of(forward.graph)), skip_concatenation_names(forward.graph)) {}
+
+TorchScriptBackend::TorchScriptBackend(Forward forward, torch::Device device, std::vector<std::string> branch_names)
+    : schema_(std::move(forward.schema)),
+      device_(device),
+      graph_(move_graph(std::move(forward.graph), device_)),
       program_(graph_, "unet"),
-      branch_names_(skip_concatenation_names(graph_)) {}
+      branch_names_(std::move(branch_names)) {}
+
+std::shared_ptr<const Backend> TorchScriptBackend::with_controlnets(
+    const std::vector<torch::jit::Module>& controlnets) const {
+  // The ControlNets' own concatenations, if they have some, come before the UNet's, and so count for nothing.
+  return std::shared_ptr<const Backend>(
+      new TorchScriptBackend(add_controlnets({graph_, schema_}, controlnets), device_, branch_names_));
+}
 
 c10::IValue TorchScriptBackend::run(std::vector<c10::IValue> inputs) const {
   return program_.run(std::move(inputs)).at(0);

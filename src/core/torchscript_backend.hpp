@@ -6,6 +6,7 @@
 #include <unordered_map>
 
 #include "core/backend.hpp"
+#include "core/controlnet_graph.hpp"
 #include "core/graph_cut.hpp"
 
 namespace deepcache {
@@ -25,13 +26,15 @@ class TorchScriptBackend : public Backend {
   const std::vector<std::string>& branch_names() const override { return branch_names_; }
   BranchProfile profile(const std::vector<c10::IValue>& inputs, std::int64_t cache_branch_id) const override;
   torch::Device device() const override { return device_; }
+  std::shared_ptr<const Backend> with_controlnets(const std::vector<torch::jit::Module>& controlnets) const override;
 
  private:
   struct Branch {
     Program full;
     Program shallow;
   };
-  TorchScriptBackend(c10::FunctionSchema schema, const Graph& graph, std::optional<torch::Device> device);
+  TorchScriptBackend(const Forward& forward, std::optional<torch::Device> device);
+  TorchScriptBackend(Forward forward, torch::Device device, std::vector<std::string> branch_names);
   const Branch& branch(std::int64_t cache_branch_id) const;
 
   c10::FunctionSchema schema_;

@@ -25,6 +25,25 @@ UNet UNet::share_weights() const {
   return UNet(std::make_shared<Impl>(Impl{.backend = impl_->backend}));
 }
 
+UNet UNet::with_controlnets(const std::vector<torch::jit::Module>& controlnets) const {
+  return UNet(std::make_shared<Impl>(Impl{.backend = impl_->backend->with_controlnets(controlnets)}));
+}
+
+UNet UNet::with_controlnet_files(const std::vector<std::filesystem::path>& files,
+                                 std::optional<torch::Dtype> dtype) const {
+  std::vector<torch::jit::Module> controlnets;
+  std::vector<std::string> names;
+  for (const auto& file : files) {
+    controlnets.push_back(load_module(file, dtype));
+    names.push_back(file.string());
+  }
+  try {
+    return with_controlnets(controlnets);
+  } catch (const std::invalid_argument& error) {
+    throw std::invalid_argument(fmt::format("{}: {}", fmt::join(names, ", "), error.what()));
+  }
+}
+
 c10::IValue UNet::forward(std::vector<c10::IValue> inputs) const {
   if (impl_->hook != nullptr) return impl_->hook->forward(std::move(inputs));
   impl_->backend->check_inputs(inputs);

@@ -34,6 +34,10 @@ Json request_of(const RunReport& report) {
     request["strength"] = value_or_null(params.strength);
     request["mask"] = params.mask.defined();
   }
+  for (const auto& control : params.control_images)
+    request["control_images"].push_back({{"conditioning_scale", control.conditioning_scale},
+                                         {"guidance_start", control.guidance_start},
+                                         {"guidance_end", control.guidance_end}});
   return request;
 }
 

@@ -1,5 +1,7 @@
 #include "pipelines/conditions.hpp"
 
+#include "pipelines/controlnets.hpp"
+
 namespace deepcache {
 namespace {
 
@@ -65,9 +67,12 @@ Conditions make_conditions(const std::vector<std::string>& prompts, const Stable
   const TimeIds time_ids(params, traits);
   const auto encoded = prompt_encoder.encode(prompts, params);
   auto conditions = repeat(encoded.prompts, time_ids.positive(), params.num_images_per_prompt);
-  if (!encoded.negative) return conditions;
-  const auto negative = repeat(*encoded.negative, time_ids.negative(), conditions.at("encoder_hidden_states").size(0));
-  for (auto& [name, value] : conditions) value = torch::cat({negative.at(name), value});
+  if (encoded.negative) {
+    const auto negative =
+        repeat(*encoded.negative, time_ids.negative(), conditions.at("encoder_hidden_states").size(0));
+    for (auto& [name, value] : conditions) value = torch::cat({negative.at(name), value});
+  }
+  add_control_images(conditions, params);
   return conditions;
 }
 

@@ -15,6 +15,9 @@ namespace deepcache {
 /// the batch, the unconditional one first.
 using Conditions = std::map<std::string, torch::Tensor>;
 
+/// Numbers among the UNet's inputs, one for each call of a run.
+using Schedules = std::map<std::string, std::vector<double>>;
+
 /// Those of a request, its parameters resolved.
 Conditions make_conditions(const std::vector<std::string>& prompts, const StableDiffusionParams& params,
                            const ModelTraits& traits, const PromptEncoder& prompt_encoder);

@@ -1,6 +1,7 @@
 #include "pipelines/denoising_loop.hpp"
 
 #include <span>
+#include <string>
 #include <vector>
 
 #include "core/torchscript.hpp"
@@ -8,25 +9,27 @@
 namespace deepcache {
 namespace {
 
-/// The inputs of a UNet in its own order; sample and timestep change from step to step.
+/// The inputs of a UNet in its own order; sample, timestep and scheduled numbers change from call to call.
 class Inputs {
  public:
-  Inputs(const UNet& unet, const Conditions& conditions) {
-    for (const auto& name : unet.input_names()) {
-      if (name == "sample") sample_ = values_.size();
-      if (name == "timestep") timestep_ = values_.size();
-      values_.emplace_back(name == "sample" || name == "timestep" ? torch::Tensor() : conditions.at(name));
-    }
+  Inputs(const UNet& unet, const Conditions& conditions, const Schedules& schedules)
+      : names_(unet.input_names()), values_(names_.size()), schedules_(schedules) {
+    for (std::size_t i = 0; i < names_.size(); ++i)
+      if (const auto found = conditions.find(names_[i]); found != conditions.end()) values_[i] = found->second;
   }
-  const std::vector<c10::IValue>& at(torch::Tensor sample, torch::Tensor timestep) {
-    values_[sample_] = std::move(sample);
-    values_[timestep_] = std::move(timestep);
+  const std::vector<c10::IValue>& at(std::size_t call, const torch::Tensor& sample, const torch::Tensor& timestep) {
+    for (std::size_t i = 0; i < names_.size(); ++i) {
+      if (names_[i] == "sample") values_[i] = sample;
+      if (names_[i] == "timestep") values_[i] = timestep;
+      if (const auto found = schedules_.find(names_[i]); found != schedules_.end()) values_[i] = found->second.at(call);
+    }
     return values_;
   }
 
  private:
+  std::vector<std::string> names_;
   std::vector<c10::IValue> values_;
-  std::size_t sample_ = 0, timestep_ = 0;
+  const Schedules& schedules_;
 };
 
 /// diffusers' rescale_noise_cfg (arXiv 2305.08891, section 3.4).
@@ -47,13 +50,14 @@ Denoised denoise(const UNet& unet, Scheduler& scheduler, const StepRange& range,
   const bool guided = options.guidance_scale > 1;
   const auto twice_if_guided = [guided](const torch::Tensor& half) { return guided ? torch::cat({half, half}) : half; };
   const auto extra = prepared.extra_channels.defined() ? twice_if_guided(prepared.extra_channels) : torch::Tensor();
-  Inputs inputs(unet, conditions);
+  Inputs inputs(unet, conditions, options.schedules);
   unet.begin_run(schedule);
   auto latents = prepared.latents;
   for (std::int64_t i = range.begin; i < range.end; ++i) {
     auto sample = scheduler.scale_model_input(twice_if_guided(latents), i);
     if (extra.defined()) sample = torch::cat({sample, extra}, 1);
-    auto noise = first_tensor(unet.forward(inputs.at(sample, device_timesteps[i])));
+    const auto done = i - range.begin;
+    auto noise = first_tensor(unet.forward(inputs.at(static_cast<std::size_t>(done), sample, device_timesteps[i])));
     if (guided) {
       const auto halves = noise.chunk(2);
       noise = halves[0] + options.guidance_scale * (halves[1] - halves[0]);
@@ -61,7 +65,6 @@ Denoised denoise(const UNet& unet, Scheduler& scheduler, const StepRange& range,
     }
     latents = scheduler.step(noise, i, latents, options.step);
     if (prepared.keep_unmasked) latents = prepared.keep_unmasked(latents, i + 1);
-    const auto done = i - range.begin;
     if (options.callback && !options.callback({done, range.size(), schedule[static_cast<std::size_t>(done)], latents}))
       return {.latents = latents, .cancelled = true};
   }

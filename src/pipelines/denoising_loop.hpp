@@ -16,6 +16,7 @@ namespace deepcache {
 struct DenoisingOptions {
   double guidance_scale = 1;    ///< classifier-free guidance (arXiv 2207.12598); 1 or below: none
   double guidance_rescale = 0;  ///< share of the guided noise whose spread is the conditional one's (arXiv 2305.08891)
+  Schedules schedules = {};
   StepOptions step = {};
   std::function<bool(const PipelineStep&)> callback = {};  ///< after each step; returning false ends the run
 };

@@ -39,6 +39,7 @@ std::vector<Stage> make_stages(StableDiffusionPipeline& pipe, const GenerateRequ
     auto params = pipe.resolve(request.params);
     params.latents = torch::Tensor();
     params.mask = torch::Tensor();
+    params.control_images.clear();
     params.strength.reset();
     params.prompt_2.reset();  // it has one text encoder
     params.negative_prompt_2.reset();
@@ -192,9 +193,23 @@ std::vector<RunReport> generate(StableDiffusionPipeline& pipe, const GenerateReq
   return reports;
 }
 
+namespace {
+
+/// Completes the size that is asked for by an image's own, cut down to what the model can paint.
+void take_size(const StableDiffusionPipeline& pipe, const torch::Tensor& image, const fs::path& file,
+               StableDiffusionParams& params) {
+  constexpr std::int64_t kLargest = 2048;
+  const auto height = image.size(1), width = image.size(2), factor = pipe.vae_scale_factor();
+  check_argument((params.width != 0 && params.height != 0) || height * width <= kLargest * kLargest,
+                 "{} has {}x{} pixels: say which width and height to paint", file.string(), width, height);
+  if (params.height == 0) params.height = std::max(factor, height / factor * factor);
+  if (params.width == 0) params.width = std::max(factor, width / factor * factor);
+}
+
+}  // namespace
+
 void load_pictures(const StableDiffusionPipeline& pipe, const fs::path& image, const fs::path& mask,
                    StableDiffusionParams& params) {
-  constexpr std::int64_t kLargest = 2048;
   params.image = load_image(image);
   const auto height = params.image.size(1);
   const auto width = params.image.size(2);
@@ -204,13 +219,19 @@ void load_pictures(const StableDiffusionPipeline& pipe, const fs::path& image, c
                    "{} has {}x{} pixels, its mask {} must have as many, got {}x{}", image.string(), width, height,
                    mask.string(), params.mask.size(2), params.mask.size(1));
   }
-  check_argument((params.width != 0 && params.height != 0) || height * width <= kLargest * kLargest,
-                 "{} has {}x{} pixels: say which width and height to paint", image.string(), width, height);
-  const auto factor = pipe.vae_scale_factor();
-  if (params.height == 0) params.height = std::max(factor, height / factor * factor);
-  if (params.width == 0) params.width = std::max(factor, width / factor * factor);
+  take_size(pipe, params.image, image, params);
   params.image = resize_image(params.image, params.height, params.width);
   if (!mask.empty()) params.mask = resize_image(params.mask, params.height, params.width);
+}
+
+void load_control_images(const StableDiffusionPipeline& pipe, const std::vector<fs::path>& files,
+                         StableDiffusionParams& params) {
+  params.control_images.resize(files.size());
+  for (std::size_t i = 0; i < files.size(); ++i) {
+    const auto image = load_image(files[i]);
+    if (i == 0) take_size(pipe, image, files[i], params);
+    params.control_images[i].image = resize_image(image, params.height, params.width);
+  }
 }
 
 std::string progress_bar(const PipelineStep& step) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "error.hpp"
 
@@ -74,6 +75,24 @@ void check_image(const StableDiffusionParams& params, const ModelTraits& traits,
                  "there must be as many masks as images, or one of either, got {} and {}", masks, images);
 }
 
+void check_control_images(const StableDiffusionParams& params, const ModelTraits& traits, std::size_t num_prompts) {
+  check_argument(params.control_images.size() == traits.num_controlnets,
+                 "there must be one control image for each of the pipeline's {} ControlNets, got {}",
+                 traits.num_controlnets, params.control_images.size());
+  for (const auto& [image, scale, start, end] : params.control_images) {
+    check_argument(image.defined(), "a control image isn't set");
+    const auto count = image.dim() == 4 ? image.size(0) : 1;
+    check_picture(image, "a control image", 3, 1, count, params);
+    check_argument(count == 1 || std::cmp_equal(count, num_prompts),
+                   "a control image must be one for all, or one for each of the {} prompts, got {}", num_prompts,
+                   count);
+    check_argument(std::isfinite(scale), "conditioning_scale must be a finite number, got {}", scale);
+    check_argument(start >= 0 && start < end && end <= 1,
+                   "guidance_start must be 0 or above, and below guidance_end, which must be 1 or below; got {} and {}",
+                   start, end);
+  }
+}
+
 void check_guidance(const StableDiffusionParams& params) {
   check_argument(std::isfinite(*params.guidance_scale), "guidance_scale must be a finite number, got {}",
                  *params.guidance_scale);
@@ -94,9 +113,12 @@ void check_parts(const StableDiffusionParams& params) {
 StableDiffusionParams resolve(StableDiffusionParams params, const ModelTraits& traits) {
   const bool has_image = params.image.defined() && params.image.dim() >= 3;
   const bool has_mask = params.mask.defined();
+  const bool has_control = !params.control_images.empty() && params.control_images[0].image.defined() &&
+                           params.control_images[0].image.dim() >= 3;
   const auto side = [&](std::int64_t asked, std::int64_t dim) {
     if (asked != 0) return asked;
     if (has_image) return params.image.size(dim) * pixels_a_value(params.image, traits);
+    if (has_control) return params.control_images[0].image.size(dim);
     return traits.sample_size * traits.vae_scale_factor;
   };
   params.height = side(params.height, -2);
@@ -131,6 +153,7 @@ void check_request(const std::vector<std::string>& prompts, const StableDiffusio
                    shape(params.latents));
   check_parts(params);
   check_image(params, traits, latents[0]);
+  check_control_images(params, traits, prompts.size());
   check_argument(traits.is_xl || !(params.prompt_2 || params.negative_prompt_2 || params.original_size ||
                                    params.target_size || params.negative_original_size || params.negative_target_size),
                  "prompt_2, negative_prompt_2 and the sizes that a model is told of are SDXL's; this isn't one");

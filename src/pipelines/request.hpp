@@ -17,6 +17,7 @@ struct ModelTraits {
   std::int64_t cross_attention_dim = 768;
   std::int64_t sample_size = 64;      ///< latents of the model's own image size
   std::int64_t vae_scale_factor = 8;  ///< pixels to a latent
+  std::size_t num_controlnets = 0;
   bool is_inpainting() const { return in_channels != latent_channels; }
 };
 

@@ -12,6 +12,7 @@
 #include "log.hpp"
 #include "models/autoencoder.hpp"
 #include "models/model_package.hpp"
+#include "pipelines/controlnets.hpp"
 #include "pipelines/denoising_loop.hpp"
 #include "pipelines/prepare_latents.hpp"
 #include "pipelines/prompt_encoder.hpp"
@@ -72,6 +73,8 @@ struct StableDiffusionPipeline::Impl {
         vae(package, device),
         traits(read_traits(package, unet, vae)) {
     check_inputs(unet);
+    unet = with_controlnets(unet, package, traits.vae_scale_factor, options.controlnets);
+    traits.num_controlnets = options.controlnets.size();
   }
 
   /// All that can be wrong with a request is found here, before anything is computed.
@@ -102,6 +105,7 @@ struct StableDiffusionPipeline::Impl {
         denoise(unet, *scheduler, range, prepared, make_conditions(prompts, params, traits, prompt_encoder),
                 {.guidance_scale = *params.guidance_scale,
                  .guidance_rescale = params.guidance_rescale,
+                 .schedules = control_schedules(params, scheduler->timesteps().size(0) - range.begin),
                  .step = {.eta = params.eta, .noise = &noise},
                  .callback = params.callback});
     const bool decoded = params.decode && !result.cancelled;

@@ -1,5 +1,5 @@
-// Whole text-to-image runs against diffusers' pipeline, uncached and under DeepCacheSDHelper (or a Python model of it),
-// recorded by tools/references/pipelines.py.
+// Whole runs against diffusers' pipelines, uncached and under DeepCacheSDHelper (or a Python model of it), recorded by
+// tools/references/pipelines.py, and by controlnet.py for those with ControlNets.
 
 #include <ATen/Version.h>
 #include <gtest/gtest.h>
@@ -19,18 +19,30 @@ namespace {
 
 const std::filesystem::path kData = DEEPCACHE_TEST_DATA;
 
-std::vector<std::string> case_names() {
+/// Of the recordings in a folder, with it.
+std::vector<std::string> case_names(const std::string& folder) {
   std::vector<std::string> names;
-  const auto recorded = read_json(kData / "pipelines/recorded.json");
-  for (const auto& entry : recorded.at("cases").items()) names.push_back(entry.key());
+  const auto recorded = read_json(kData / folder / "recorded.json");
+  for (const auto& entry : recorded.at("cases").items()) names.push_back(folder + "/" + entry.key());
   return names;
 }
 
-StableDiffusionPipeline& pipeline(const std::string& variant) {
-  static std::map<std::string, StableDiffusionPipeline> pipelines;  // loaded once
-  const auto found = pipelines.find(variant);
+StableDiffusionPipeline& pipeline(const std::string& variant, const std::vector<std::string>& controlnets = {}) {
+  static std::map<std::vector<std::string>, StableDiffusionPipeline> pipelines;  // loaded once
+  auto key = controlnets;
+  key.push_back(variant);
+  const auto found = pipelines.find(key);
   if (found != pipelines.end()) return found->second;
-  return pipelines.emplace(variant, StableDiffusionPipeline::load(kData / "packages" / variant)).first->second;
+  LoadOptions options;
+  for (const auto& name : controlnets) options.controlnets.push_back(kData / "packages" / name);
+  return pipelines.emplace(key, StableDiffusionPipeline::load(kData / "packages" / variant, options)).first->second;
+}
+
+StableDiffusionPipeline& pipeline_of(const Recorded& recorded) {
+  std::vector<std::string> controlnets;
+  if (recorded.has("controls"))
+    for (const auto& control : recorded.list("controls")) controlnets.push_back(control.text("package"));
+  return pipeline(recorded.text("variant"), controlnets);
 }
 
 /// Further arguments of Python's pipeline, under their names there.
@@ -87,6 +99,13 @@ StableDiffusionParams params_of(const Recorded& recorded) {
   if (recorded.has("input_mask")) params.mask = picture(recorded, "input_mask");
   if (const auto negative = recorded.text("negative_prompt"); !negative.empty()) params.negative_prompt = negative;
   if (recorded.has("options")) read_options(Recorded(recorded.at("options")), params);
+  if (recorded.has("controls"))
+    for (const auto& control : recorded.list("controls"))  // whose values fill 8x8 pixels each
+      params.control_images.push_back(
+          {.image = picture(control, "image").repeat_interleave(8, 2).repeat_interleave(8, 3),
+           .conditioning_scale = control.number("conditioning_scale"),
+           .guidance_start = control.number("guidance_start"),
+           .guidance_end = control.number("guidance_end")});
   return params;
 }
 
@@ -126,8 +145,8 @@ Tolerance tolerance(torch::Dtype dtype) {
 class PipelineParity : public testing::TestWithParam<std::string> {};
 
 TEST_P(PipelineParity, EveryStep) {
-  const auto recorded = Recorded::load(kData / "pipelines" / (GetParam() + ".pt"));
-  auto& pipe = pipeline(recorded.text("variant"));
+  const auto recorded = Recorded::load(kData / (GetParam() + ".pt"));
+  auto& pipe = pipeline_of(recorded);
   pipe.set_scheduler(scheduler_of(recorded));
 
   Helper helper(pipe);
@@ -169,8 +188,12 @@ TEST_P(PipelineParity, EveryStep) {
   if (recorded.has("image")) expect_tensor_near(result.images, recorded.tensor("image"), allowed.image);
 }
 
-INSTANTIATE_TEST_SUITE_P(Recorded, PipelineParity, testing::ValuesIn(case_names()),
-                         [](const auto& test) { return test.param; });
+std::string name_of(const testing::TestParamInfo<std::string>& test) {
+  return std::filesystem::path(test.param).filename();
+}
+
+INSTANTIATE_TEST_SUITE_P(Recorded, PipelineParity, testing::ValuesIn(case_names("pipelines")), name_of);
+INSTANTIATE_TEST_SUITE_P(ControlNet, PipelineParity, testing::ValuesIn(case_names("controlnet")), name_of);
 
 TEST(PipelineParityInputs, GivenLatentsGiveWhatTheirSeedGives) {
   const auto recorded = Recorded::load(kData / "pipelines/sd1_ddim_3x13x17_8steps_uncached.pt");

@@ -23,6 +23,7 @@ sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tools/references")]
 import export  # noqa: E402
 import families  # noqa: E402
 import tiny_adapters  # noqa: E402
+import tracing  # noqa: E402
 from tiny_pipelines import tiny_pipeline  # noqa: E402
 
 PLACES = {"sd1": 12, "sd2": 12, "one_layer": 8, "sdxl": 9}  # skip concatenations of the variants
@@ -133,7 +134,7 @@ class PackageTest(ExportTest):
         torch.manual_seed(0)
         for variant, pipe in self.pipes.items():
             for network in families.FAMILIES[type(pipe).__name__].networks:
-                loaded = export.load_network(self.package(variant) / network.file, torch.float32)
+                loaded = tracing.load_network(self.package(variant) / network.file, torch.float32)
                 for size in SIZES:
                     inputs = network.inputs(pipe, size)
                     expected = network.reference(pipe, *inputs)
@@ -142,7 +143,7 @@ class PackageTest(ExportTest):
 
     def test_unet_takes_integer_and_fractional_timesteps(self):
         pipe = self.pipes["sd1"]
-        unet = export.load_network(self.package("sd1") / "unet/model.pt", torch.float32)
+        unet = tracing.load_network(self.package("sd1") / "unet/model.pt", torch.float32)
         sample, _, embeddings = families.unet_inputs(pipe, SIZES[0])
         for timestep in torch.tensor(500), torch.tensor(500.5):
             expected = pipe.unet(sample, timestep, embeddings).sample
@@ -175,7 +176,7 @@ class PackageTest(ExportTest):
         torch.manual_seed(0)
         ids = torch.randint(0, 500, (2, 24))
         for variant, encoder, normalized in ("sd2", "text_encoder", True), ("sdxl", "text_encoder_2", False):
-            states, pooled = export.load_network(self.package(variant) / encoder / "model.pt", torch.float32)(ids)
+            states, pooled = tracing.load_network(self.package(variant) / encoder / "model.pt", torch.float32)(ids)
             module = getattr(self.pipes[variant], encoder)
             expected = module(ids, output_hidden_states=True)
             self.assertEqual(len(states), len(expected.hidden_states))
@@ -273,8 +274,8 @@ class PackageTest(ExportTest):
         for storage in torch.float32, torch.float16:
             pipe = tiny_pipeline("one_layer")
             before = {name: tensor.clone() for name, tensor in pipe.unet.named_parameters()}
-            traced = export.trace_network(families.UNET, pipe)
-            loaded = export.save_network(traced, torch.float32, storage, self.scratch() / "unet.pt")
+            traced = tracing.trace_network(families.UNET, pipe)
+            loaded = tracing.save_network(traced, torch.float32, storage, self.scratch() / "unet.pt")
             read = dict(loaded.named_parameters())
             self.assertEqual(read.keys(), before.keys())
             for name, tensor in pipe.unet.named_parameters():
@@ -333,7 +334,7 @@ class AdapterTest(ExportTest):
             if network.file.startswith("vae") or not (package / network.file).exists():
                 continue
             inputs = network.inputs(pipe, SIZES[1])
-            loaded = export.load_network(package / network.file, torch.float32)
+            loaded = tracing.load_network(package / network.file, torch.float32)
             actual, expected = network.outputs(loaded(*inputs)), network.reference(pipe, *inputs)
             torch.testing.assert_close(actual, expected, rtol=2e-5, atol=2e-5, msg=network.file)
             names = " ".join(name for name, _ in loaded.named_parameters())
@@ -352,9 +353,9 @@ class AdapterTest(ExportTest):
             self.assertRegex(printed, r"peft\.safetensors: \d+ layers, fused with scale 0\.7\n")
             self.assertRegex(printed, r"ko:hya\.safetensors: \d+ layers, fused with scale -0\.4\n")
             self.assertRegex(printed, r"ko:hya\.safetensors: \d+ layers, fused with scale 1\n")
-            untouched = export.load_network(self.package(variant) / "unet/model.pt", torch.float32)
+            untouched = tracing.load_network(self.package(variant) / "unet/model.pt", torch.float32)
             inputs = families.FAMILIES[type(pipe).__name__].networks[-3].inputs(pipe, SIZES[0])
-            adapted = export.load_network(package / "unet/model.pt", torch.float32)
+            adapted = tracing.load_network(package / "unet/model.pt", torch.float32)
             self.assertGreater((untouched(*inputs) - adapted(*inputs)).abs().max(), 0.1)
             tiny_adapters.load_adapters(pipe, [f"{files['peft']}:0.7", f"{folder}/ko:hya.safetensors:0.6"])
             self.expect_networks(package, pipe)
@@ -373,7 +374,7 @@ class AdapterTest(ExportTest):
         ids = CLIPTokenizer.from_pretrained(package / "tokenizer")("<cat> <cat>_1 <a:b>_2").input_ids[1:-1]
         self.assertEqual(ids, [size, size + 1, size + 5])
         self.assertEqual(read_json(package / "text_encoder/config.json")["vocab_size"], size + 6)
-        states = export.load_network(package / "text_encoder/model.pt", torch.float32)(
+        states = tracing.load_network(package / "text_encoder/model.pt", torch.float32)(
             torch.arange(size, size + 6)[None]
         )
         self.assertEqual(states[0].shape[2], 6)
@@ -576,7 +577,7 @@ class FailureTest(ExportTest):
         self.expect_states_refused(lambda states: states / 0 * 0, "off the pipeline's by nan")
 
     def test_weight_that_differs_in_the_file_leaves_no_package(self):
-        load = export.load_network
+        load = tracing.load_network
 
         def one_bit_off(file):
             network = load(file)
@@ -586,15 +587,15 @@ class FailureTest(ExportTest):
             return network
 
         self.expect_failed(
-            mock.patch.object(export, "load_network", one_bit_off),
+            mock.patch.object(tracing, "load_network", one_bit_off),
             "text_encoder/model.pt: read back, text_model.embeddings.token_embedding.weight isn't what was saved",
         )
 
     def test_weight_that_is_not_in_the_file_leaves_no_package(self):
-        load = export.load_network
+        load = tracing.load_network
         lacking = torch.jit.trace(torch.nn.Conv2d(1, 1, 1), torch.zeros(1, 1, 1, 1))
         self.expect_failed(
-            mock.patch.object(export, "load_network", lambda file: lacking if "vae" in str(file) else load(file)),
+            mock.patch.object(tracing, "load_network", lambda file: lacking if "vae" in str(file) else load(file)),
             "vae/decoder.pt: read back, .* isn't what was saved",
         )
 

@@ -17,10 +17,11 @@ from diffusers import UNet2DModel
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tools/references")]
-from export import quiet, trace_network  # noqa: E402
+from export import quiet  # noqa: E402
 from families import UNET, UNET_XL, Size, unet_xl_inputs  # noqa: E402
 from macs import both_totals, record, split  # noqa: E402
 from tiny_pipelines import tiny_pipeline  # noqa: E402
+from tracing import trace_network  # noqa: E402
 
 DEEPCACHE = None
 PACKAGES = ROOT / "tests/data/packages"

@@ -107,11 +107,12 @@ TEST_F(ModelPackageTest, FilesThatTheManifestAcceptsButNobodyCanRead) {
   };
   refuse("unet/model.pt", "hello", {"unet", "isn't a readable TorchScript file"});
   refuse("unet/config.json", "{}", {"unet/config.json: the setting \"in_channels\" is missing"});
-  refuse("vae/config.json", R"({"block_out_channels": [], "scaling_factor": 1})",
+  refuse("vae/config.json", R"({"block_out_channels": [], "latent_channels": 4, "scaling_factor": 1})",
          {"vae/config.json: the setting \"block_out_channels\" is []"});
-  refuse("vae/config.json",
-         R"({"block_out_channels": [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], "scaling_factor": 1})",
-         {"1 to 15 entries, got 16"});
+  refuse(
+      "vae/config.json",
+      R"({"block_out_channels": [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], "latent_channels": 4, "scaling_factor": 1})",
+      {"1 to 15 entries, got 16"});
   refuse("vae/config.json", "[]", {"vae/config.json: a configuration must be a JSON object, not array"});
   refuse("text_encoder/config.json", R"({"num_hidden_layers": 0})", {"text_encoder/config.json", "num_hidden_layers"});
   refuse("tokenizer/merges.txt", "#version: 0.2\nzz qq\n", {"vocab and merges disagree", "merges.txt", "'qq'"});

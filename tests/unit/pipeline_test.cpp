@@ -3,9 +3,8 @@
 #include <deepcache/deepcache.hpp>
 #include <nlohmann/json.hpp>
 
+#include "edited_package.hpp"
 #include "expect_error.hpp"
-#include "io/files.hpp"
-#include "temporary_folder.hpp"
 
 namespace deepcache {
 namespace {
@@ -13,21 +12,6 @@ namespace {
 /// Two steps of 64x64 pixels: quick.
 StableDiffusionParams quick() {
   return {.num_inference_steps = 2, .height = 64, .width = 64};
-}
-
-/// A copy of a package, one of whose JSON files is changed, and so in its manifest.
-std::filesystem::path edited_package(const TemporaryFolder& folder, const std::string& name,
-                                     const std::function<void(nlohmann::json&)>& edit) {
-  const auto package = folder.path() / "package";
-  std::filesystem::copy(std::filesystem::path(DEEPCACHE_TEST_DATA) / "packages/one_layer", package,
-                        std::filesystem::copy_options::recursive);
-  auto json = read_json(package / name);
-  edit(json);
-  write_file(package / name, json.dump());
-  auto manifest = read_json(package / "deepcache.json");
-  manifest["files"][name] = {{"bytes", json.dump().size()}, {"sha256", sha256(package / name)}};
-  write_file(package / "deepcache.json", manifest.dump());
-  return package;
 }
 
 class PipelineTest : public testing::Test {
@@ -123,7 +107,7 @@ TEST_F(PipelineTest, SchedulersByName) {
 
 TEST_F(PipelineTest, APackageOfAnUnknownSchedulerRunsWithAnotherOne) {
   const TemporaryFolder folder;
-  const auto package = edited_package(folder, "scheduler/scheduler_config.json",
+  const auto package = edited_package(folder, "one_layer", "scheduler/scheduler_config.json",
                                       [](auto& json) { json["_class_name"] = "NewScheduler"; });
   expect_error<std::runtime_error>([&] { StableDiffusionPipeline::load(package); }, {"NewScheduler"});
   auto other = StableDiffusionPipeline::load(package, {.scheduler = "ddim"});
@@ -132,7 +116,8 @@ TEST_F(PipelineTest, APackageOfAnUnknownSchedulerRunsWithAnotherOne) {
 
 TEST_F(PipelineTest, ModelsThatItDoesNotKnow) {
   const TemporaryFolder folder;
-  const auto package = edited_package(folder, "unet/config.json", [](auto& json) { json["in_channels"] = 8; });
+  const auto package =
+      edited_package(folder, "one_layer", "unet/config.json", [](auto& json) { json["in_channels"] = 8; });
   expect_error<std::runtime_error>([&] { StableDiffusionPipeline::load(package); },
                                    {"unet/config.json", "in_channels must be the VAE's 4, or 9 for inpainting, got 8"});
 }

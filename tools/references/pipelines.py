@@ -257,6 +257,7 @@ def check_distinct(results):
                 "eta",
                 "seeds",
                 "options",
+                "label",
                 "images",
                 "masks",
                 "tiling",
