@@ -16,9 +16,10 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
-from export import DTYPES, quiet, strip  # noqa: E402
+from export import DTYPES, quiet  # noqa: E402
 from families import unet_forward, unet_xl_forward, view_of  # noqa: E402
 from full_size import UNETS, make_unet  # noqa: E402
+from tracing import strip  # noqa: E402
 
 
 def unconditional_forward(_, original):
