@@ -43,6 +43,9 @@ struct RunReport {
   PngText png_text(std::int64_t index) const;
 };
 
+/// Writes a text file that is whole or absent. @throws std::runtime_error if it can't be written.
+void save_text(const std::string& text, const std::filesystem::path& file);
+
 /// Writes a report's JSON, or a list of several reports'. The file is whole or absent.
 /// @throws std::runtime_error if it can't be written.
 void save_reports(const std::vector<RunReport>& reports, const std::filesystem::path& file);

@@ -105,10 +105,14 @@ std::string RunReport::summary() const {
   return line;
 }
 
+void save_text(const std::string& text, const std::filesystem::path& file) {
+  write_file(file, text);
+}
+
 void save_reports(const std::vector<RunReport>& reports, const std::filesystem::path& file) {
   std::vector<std::string> texts;
   for (const auto& report : reports) texts.push_back(report.json());
-  write_file(file, texts.size() == 1 ? texts[0] : fmt::format("[{}]\n", fmt::join(texts, ",\n")));
+  save_text(texts.size() == 1 ? texts[0] : fmt::format("[{}]\n", fmt::join(texts, ",\n")), file);
 }
 
 }  // namespace deepcache
