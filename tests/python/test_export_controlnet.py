@@ -9,7 +9,7 @@ from unittest import mock
 
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
-from test_export import edit_json, export, families, read_json, run, tracing
+from export_tests import edit_json, export, families, read_json, run, tracing
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tools/references")]
