@@ -9,11 +9,14 @@ from unittest import mock
 
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
-from export_tests import edit_json, export, families, read_json, run, tracing
+from export_tests import edit_json, read_json, run
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tools/references")]
 import controlnets  # noqa: E402
+import export  # noqa: E402
+import families  # noqa: E402
+import tracing  # noqa: E402
 from controlnet import CONTROLNETS, tiny_controlnet  # noqa: E402
 
 SIZES = [families.Size(1, 8, 8, 24), families.Size(3, 11, 21, 6)]
