@@ -5,9 +5,9 @@
 #include <deepcache/deepcache.hpp>
 
 #include <cstdio>
-#include <cstdlib>
 #include <exception>
 #include <filesystem>
+#include <string>
 
 int main(int argc, char** argv) try {
   if (argc != 4) {
@@ -18,7 +18,7 @@ int main(int argc, char** argv) try {
   auto unet = deepcache::UNet::load(package / "unet/model.pt", torch::kCPU, torch::kFloat);
   auto scheduler = deepcache::Scheduler::from_config(package / "scheduler/scheduler_config.json", "ddim");
   deepcache::Helper helper(unet);
-  helper.set_params({.cache_interval = std::atoll(argv[2]), .cache_branch_id = 0});
+  helper.set_params({.cache_interval = std::stoll(argv[2]), .cache_branch_id = 0});
   helper.enable();
 
   const torch::NoGradGuard no_grad;
