@@ -2,6 +2,7 @@
 # Global, so that a project that adds this one by add_subdirectory can link its library.
 set(CMAKE_FIND_PACKAGE_TARGETS_GLOBAL ON)
 find_package(Torch REQUIRED)
+find_package(Boost CONFIG REQUIRED)  # its headers
 find_package(ICU REQUIRED COMPONENTS uc)
 find_package(fmt REQUIRED)
 find_package(nlohmann_json REQUIRED)

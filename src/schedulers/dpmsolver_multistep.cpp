@@ -208,7 +208,7 @@ DPMSolverMultistepOptions read_options(const ConfigReader& config, const Variant
       config.number("lambda_min_clipped", options.solver.lambda_min_clipped, options.solver.lambda_min_clipped,
                     std::numeric_limits<double>::max());
   config.require_null("variance_type", "models that learn variances aren't supported");
-  // Where several are set, diffusers takes Karras' sigmas before Lu's, and Lu's before the exponential ones.
+  // Where several are set, diffusers takes Karras' sigmas before Lu's, and Lu's before the others.
   const bool lu = config.boolean("use_lu_lambdas", false);
   if (variant.karras) options.solver.sigma_spacing = SigmaSpacing::kKarras;
   if (lu && options.solver.sigma_spacing != SigmaSpacing::kKarras) {
@@ -217,9 +217,11 @@ DPMSolverMultistepOptions read_options(const ConfigReader& config, const Variant
     options.solver.sigma_max.reset();
   }
   if (variant.sde) options.algorithm_type = AlgorithmType::kSdeDpmSolverPlusPlus;
-  // diffusers rounds no timesteps of an exponential spacing, nor any for the cosine schedule.
-  options.solver.whole_timesteps = options.solver.sigma_spacing != SigmaSpacing::kExponential &&
-                                   options.solver.noise_schedule.beta_schedule != BetaSchedule::kSquaredcosCapV2;
+  // diffusers rounds the timesteps of these two only, and not for the cosine schedule.
+  const bool rounds =
+      options.solver.sigma_spacing == SigmaSpacing::kKarras || options.solver.sigma_spacing == SigmaSpacing::kLu;
+  options.solver.whole_timesteps =
+      rounds && options.solver.noise_schedule.beta_schedule != BetaSchedule::kSquaredcosCapV2;
   return options;
 }
 

@@ -1,8 +1,12 @@
 #include "schedulers/sigma_schedule.hpp"
 
 #include <algorithm>
+#include <array>
+#include <boost/math/special_functions/beta.hpp>
 #include <cmath>
 #include <span>
+#include <string_view>
+#include <utility>
 
 #include "error.hpp"
 #include "schedulers/timestep_spacing.hpp"
@@ -36,6 +40,16 @@ std::vector<double> lu_sigmas(double sigma_max, double sigma_min, std::int64_t c
   return sigmas;
 }
 
+/// At the quantiles of a Beta distribution, so that most steps lie near the two ends (Lee et al., arXiv 2407.12173).
+std::vector<double> beta_sigmas(double sigma_max, double sigma_min, std::int64_t count) {
+  constexpr double kAlpha = 0.6;
+  constexpr double kBeta = 0.6;
+  auto sigmas = linspace(0, 1, count);
+  for (auto& ramp : sigmas)
+    ramp = sigma_min + boost::math::ibeta_inv(kAlpha, kBeta, 1 - ramp) * (sigma_max - sigma_min);
+  return sigmas;
+}
+
 /// The timestep of one sigma. `log_sigmas` are float32, and so is the difference of two, as NumPy computes it.
 double sigma_to_timestep(double sigma, std::span<const float> log_sigmas) {
   constexpr double kLeastSigma = 1e-10;
@@ -53,13 +67,20 @@ double sigma_to_timestep(double sigma, std::span<const float> log_sigmas) {
 }  // namespace
 
 SigmaSpacing read_sigma_spacing(const ConfigReader& config) {
-  config.require_false("use_beta_sigmas");
-  const bool karras = config.boolean("use_karras_sigmas", false);
-  const bool exponential = config.boolean("use_exponential_sigmas", false);
-  check_data(!karras || !exponential,
-             "the settings \"use_karras_sigmas\" and \"use_exponential_sigmas\" are both true; only one "
-             "can be");
-  return karras ? SigmaSpacing::kKarras : exponential ? SigmaSpacing::kExponential : SigmaSpacing::kTimesteps;
+  constexpr std::array<std::pair<std::string_view, SigmaSpacing>, 3> kSettings = {{
+      {"use_karras_sigmas", SigmaSpacing::kKarras},
+      {"use_exponential_sigmas", SigmaSpacing::kExponential},
+      {"use_beta_sigmas", SigmaSpacing::kBeta},
+  }};
+  auto spacing = SigmaSpacing::kTimesteps;
+  std::string_view chosen;
+  for (const auto& [setting, chosen_spacing] : kSettings) {
+    if (!config.boolean(setting, false)) continue;
+    check_data(chosen.empty(), "the settings \"{}\" and \"{}\" are both true; only one can be", chosen, setting);
+    chosen = setting;
+    spacing = chosen_spacing;
+  }
+  return spacing;
 }
 
 FinalSigmas read_final_sigmas(const ConfigReader& config) {
@@ -96,6 +117,8 @@ std::vector<double> space_sigmas(SigmaSpacing spacing, double sigma_max, double 
       return karras_sigmas(sigma_max, sigma_min, count);
     case SigmaSpacing::kExponential:
       return exponential_sigmas(sigma_max, sigma_min, count);
+    case SigmaSpacing::kBeta:
+      return beta_sigmas(sigma_max, sigma_min, count);
     case SigmaSpacing::kLu:
       return lu_sigmas(sigma_max, sigma_min, count);
     case SigmaSpacing::kTimesteps:

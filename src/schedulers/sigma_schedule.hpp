@@ -12,13 +12,13 @@
 namespace deepcache {
 
 /// Where a run's sigmas lie: at the timesteps of its spacing, or between a highest and a lowest one whatever those are.
-enum class SigmaSpacing { kTimesteps, kKarras, kExponential, kLu };
+enum class SigmaSpacing { kTimesteps, kKarras, kExponential, kBeta, kLu };
 
 /// What the last step leads to: no noise, or what the first training timestep has.
 enum class FinalSigmas { kZero, kSigmaMin };
 
 /// Reads use_karras_sigmas and its like, but not use_lu_lambdas, which DPM-Solver alone has.
-/// @throws std::runtime_error if several are set, or one that isn't supported (use_beta_sigmas).
+/// @throws std::runtime_error if several are set.
 SigmaSpacing read_sigma_spacing(const ConfigReader& config);
 
 FinalSigmas read_final_sigmas(const ConfigReader& config);

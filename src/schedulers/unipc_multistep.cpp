@@ -163,7 +163,7 @@ torch::Tensor UniPCMultistepScheduler::take_step(const torch::Tensor& model_outp
 std::unique_ptr<Scheduler> make_unipc_multistep(const ConfigReader& config) {
   UniPCMultistepOptions options;
   options.solver = read_multistep_solver(config);
-  // diffusers rounds the timesteps of Karras' sigmas, and cuts the fractions of exponential ones off.
+  // diffusers rounds the timesteps of Karras' sigmas, and cuts the fractions of the others off.
   options.solver.whole_timesteps = options.solver.sigma_spacing == SigmaSpacing::kKarras;
   options.solver.repeats_last_sigma = true;
   // As in diffusers, the names of DPM-Solver and DEIS stand for what is usual here.

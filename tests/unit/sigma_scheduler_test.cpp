@@ -113,7 +113,8 @@ TEST(SigmaScheduler, RefusesUnsupportedValues) {
     const char* setting;
     std::vector<std::string> message;
   } const cases[] = {
-      {"euler", R"("use_beta_sigmas": true)", {"use_beta_sigmas", "true", "false"}},
+      {"euler", R"("use_beta_sigmas": 1)", {"use_beta_sigmas", "is 1;"}},
+      {"euler", R"("use_karras_sigmas": true, "use_beta_sigmas": true)", {"use_karras_sigmas", "use_beta_sigmas"}},
       {"euler", R"("use_karras_sigmas": true, "use_exponential_sigmas": true)", {"use_karras_sigmas", "only one"}},
       {"euler", R"("use_karras_sigmas": null)", {"use_karras_sigmas", "null"}},
       {"euler", R"("use_exponential_sigmas": 1)", {"use_exponential_sigmas", "is 1;"}},
@@ -132,7 +133,7 @@ TEST(SigmaScheduler, RefusesUnsupportedValues) {
       {"euler_a", R"("steps_offset": 0.5)", {"steps_offset", "0.5"}},
       {"euler_a", R"("rescale_betas_zero_snr": 0)", {"rescale_betas_zero_snr"}},
       {"euler_a", R"("beta_schedule": "exp")", {"beta_schedule", "\"exp\""}},
-      {"heun", R"("use_beta_sigmas": true)", {"use_beta_sigmas", "true", "false"}},
+      {"heun", R"("use_exponential_sigmas": true, "use_beta_sigmas": true)", {"use_beta_sigmas", "only one"}},
       {"heun", R"("use_karras_sigmas": true, "use_exponential_sigmas": true)", {"use_exponential_sigmas", "only one"}},
       {"heun", R"("prediction_type": "original_sample")", {"prediction_type", "\"original_sample\""}},
       {"heun", R"("sigma_max": 0)", {"sigma_max", "is 0;"}},
@@ -159,6 +160,8 @@ TEST(SigmaScheduler, RefusesRunsThatNeedOtherSigmas) {
       {R"("beta_end": 1.0)", 7, {"sigma of inf", "finite"}},
       {R"("beta_end": 1.0, "use_karras_sigmas": true)", 7, {"inf to"}},
       {R"("beta_start": 0.0, "use_exponential_sigmas": true)", 7, {"to 0:"}},
+      {R"("beta_start": 0.0, "use_beta_sigmas": true)", 7, {"to 0:"}},
+      {R"("use_beta_sigmas": true, "sigma_min": 3.0, "sigma_max": 2.0)", 7, {"from 2 to 3"}},
       {R"("use_karras_sigmas": true, "sigma_min": 3.0, "sigma_max": 2.0)", 7, {"from 2 to 3"}},
       {R"("timestep_spacing": "leading", "steps_offset": 1)", 1000, {"steps_offset of 1", "999"}},
   };
@@ -172,7 +175,7 @@ TEST(SigmaScheduler, RefusesRunsThatNeedOtherSigmas) {
 
 TEST(SigmaScheduler, HasASingleTrainingTimestep) {
   for (const auto* name : {"euler", "heun"}) {
-    for (const auto* setting : {"use_karras_sigmas", "use_exponential_sigmas"}) {
+    for (const auto* setting : {"use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"}) {
       const auto scheduler =
           Scheduler::from_json(std::string(R"({"num_train_timesteps": 1, ")") + setting + "\": true}", name);
       scheduler->set_timesteps(1);

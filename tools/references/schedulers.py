@@ -3,8 +3,9 @@
     python tools/references/schedulers.py [NAME ...] [--output tests/data/schedulers]
 
 Writes a NAME.pt for each module of scheduler_cases, or those named, which torch::pickle_load reads in C++; shared.pt
-with what no one scheduler owns; and versions.json with the versions of what made them. Needs torch and diffusers. A
-stand-in takes the place of the UNet, so no weights are needed.
+with what no one scheduler owns; and versions.json with the versions of what made them. Needs torch, diffusers
+and scipy (`pip install scipy==1.17.1`), which diffusers takes its beta sigmas from. A stand-in takes the place of the
+UNet, so no weights are needed.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from unittest import mock
 
 import diffusers
 import numpy
+import scipy
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
@@ -216,7 +218,7 @@ def main():
         "command": "python tools/references/schedulers.py",
         "sample_seed": SAMPLE_SEED, "noise_seed": NOISE_SEED,
         "python": platform.python_version(), "torch": torch.__version__,
-        "diffusers": diffusers.__version__, "numpy": numpy.__version__,
+        "diffusers": diffusers.__version__, "numpy": numpy.__version__, "scipy": scipy.__version__,
     }  # fmt: skip
     (output / "versions.json").write_text(json.dumps(versions, indent=2) + "\n")
 

@@ -16,7 +16,7 @@ SETTINGS = {
     "dpm++_2m_sde_karras": {"use_karras_sigmas": True, "algorithm_type": "sde-dpmsolver++"},
 }
 ALGORITHMS = ("dpmsolver++", "dpmsolver", "sde-dpmsolver++", "sde-dpmsolver")
-SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_lu_lambdas")
+SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
 SD = {"_class_name": "DPMSolverMultistepScheduler", **STABLE_DIFFUSION}
 
 
@@ -77,9 +77,12 @@ def sigma_cases():
         config = {**SD, sigmas: True, "final_sigmas_type": "sigma_min"}
         yield case(f"{sigmas} sigma_min 20", "dpm++_2m", config, 20)
         config = {**SD, sigmas: True, "beta_schedule": "squaredcos_cap_v2", "lambda_min_clipped": -5.1}
+        if sigmas == "use_beta_sigmas":  # from this schedule's highest sigma, their steps make samples large
+            config["sigma_max"] = 50.0
         yield case(f"{sigmas} cosine", "dpm++_2m", config, 20)
         config = {**SD, sigmas: True, "sigma_min": 0.1, "sigma_max": 10.0}
         yield case(f"{sigmas} limits", "dpm++_2m", config, 12)
+    yield case("lu and beta", "dpm++_2m", {**SD, "use_lu_lambdas": True, "use_beta_sigmas": True}, 12)
     yield case("lu and exponential", "dpm++_2m", {**SD, "use_lu_lambdas": True, "use_exponential_sigmas": True}, 12)
     yield case("lu and karras", "dpm++_2m", {**SD, "use_lu_lambdas": True, "use_karras_sigmas": True}, 12)
 

@@ -23,7 +23,7 @@ def cases():
             yield case(f"euler {spacing} {steps}", "euler", sd, steps)
         for prediction in ("sample", "original_sample", "v_prediction"):
             yield case(f"euler {spacing} {prediction}", "euler", {**sd, "prediction_type": prediction}, 12)
-        for sigmas in ("karras", "exponential"):
+        for sigmas in ("karras", "exponential", "beta"):
             for steps in (1, 2, 7, 20, 61):
                 yield case(f"euler {spacing} {sigmas} {steps}", "euler", {**sd, f"use_{sigmas}_sigmas": True}, steps)
         yield case(f"euler {spacing} zero snr", "euler",
@@ -36,7 +36,7 @@ def cases():
         yield case(f"euler log_linear continuous {steps}", "euler", {**log_linear, **CONTINUOUS}, steps)
         yield case(f"euler log_linear karras {steps}", "euler", {**log_linear, "use_karras_sigmas": True}, steps)
         yield case(f"euler video {steps}", "EulerDiscreteScheduler", VIDEO, steps)
-    for sigmas in ("karras", "exponential"):
+    for sigmas in ("karras", "exponential", "beta"):
         config = {**SD, f"use_{sigmas}_sigmas": True}
         yield case(f"euler {sigmas} sigma_min", "euler", {**config, "sigma_min": 0.1}, 7)
         yield case(f"euler {sigmas} sigma_max", "euler", {**config, "sigma_max": 5}, 7)

@@ -15,9 +15,11 @@ def cases():
             yield case(f"heun {spacing} {steps}", "heun", sd, steps)
         for prediction in ("sample", "v_prediction"):
             yield case(f"heun {spacing} {prediction}", "heun", {**sd, "prediction_type": prediction}, 12)
-        for sigmas in ("karras", "exponential"):
+        for sigmas in ("karras", "exponential", "beta"):
             for steps in (1, 2, 7, 20):
                 yield case(f"heun {spacing} {sigmas} {steps}", "heun", {**sd, f"use_{sigmas}_sigmas": True}, steps)
+    limits = {"sigma_min": 0.1, "sigma_max": 10.0}  # of other classes, but they have an effect
+    yield case("heun beta limits", "heun", {**SD, **limits, "use_beta_sigmas": True}, 7)
     yield case("heun defaults", "heun", {}, 10)
     saved = json.loads(diffusers.HeunDiscreteScheduler().to_json_string())
     yield case("heun saved defaults", "HeunDiscreteScheduler", saved, 10)

@@ -5,7 +5,7 @@ import diffusers
 from scheduler_cases.common import HALF_TYPES, SPACINGS, STABLE_DIFFUSION, TRAINED_BETAS, case
 
 NAMES = {"unipc": "UniPCMultistepScheduler"}
-SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas")
+SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
 SD = {"_class_name": "UniPCMultistepScheduler", **STABLE_DIFFUSION}
 
 
@@ -55,7 +55,10 @@ def sigma_cases():
         # At its end, where the noise level stays as it is, the second order has a limit, though the third has none.
         config = {**SD, sigmas: True, "final_sigmas_type": "sigma_min", "lower_order_final": False}
         yield case(f"{sigmas} to the end", "unipc", config, 12)
-        yield case(f"{sigmas} cosine", "unipc", {sigmas: True, "beta_schedule": "squaredcos_cap_v2"}, 20)
+        config = {sigmas: True, "beta_schedule": "squaredcos_cap_v2"}
+        if sigmas == "use_beta_sigmas":  # from this schedule's highest sigma, their steps make samples large
+            config["sigma_max"] = 50.0
+        yield case(f"{sigmas} cosine", "unipc", config, 20)
         yield case(f"{sigmas} limits", "unipc", {**SD, sigmas: True, "sigma_min": 0.1, "sigma_max": 10.0}, 12)
 
 
