@@ -163,11 +163,14 @@ std::vector<std::int64_t> StableDiffusionPipeline::latent_shape(std::size_t num_
 }
 
 std::string StableDiffusionPipeline::model_type() const {
+  constexpr std::int64_t kSd15 = 768, kSd21 = 1024;  // the width of their text encoders
   const auto& traits = impl_->traits;
-  if (traits.has_aesthetics_score) return "sdxl-refiner";
-  if (traits.is_inpainting()) return traits.is_xl ? "sdxl-inpaint" : "sd-inpaint";
-  if (traits.is_xl) return "sdxl";
-  return traits.cross_attention_dim == 768 ? "sd1.5" : traits.cross_attention_dim == 1024 ? "sd2.1" : "sd";
+  const std::string family = traits.is_xl ? "sdxl" : "sd";
+  if (traits.has_aesthetics_score) return family + "-refiner";
+  if (traits.is_inpainting()) return family + "-inpaint";
+  if (traits.is_xl) return family;
+  const auto width = traits.cross_attention_dim;
+  return family + (width == kSd15 ? "1.5" : width == kSd21 ? "2.1" : "");
 }
 
 std::int64_t StableDiffusionPipeline::vae_scale_factor() const {
