@@ -15,7 +15,6 @@ DeepCache 0.1.1 knows no ControlNet pipelines, but its helper acts on the UNet a
 """
 
 import argparse
-import json
 import tempfile
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -28,7 +27,6 @@ from diffusers import ControlNetModel
 
 from pipeline_cases import BRANCHES, PROMPTS, Case
 from pipelines import (
-    check_distinct,
     cut,
     export,
     helper,
@@ -36,6 +34,7 @@ from pipelines import (
     make_scheduler,
     quiet,
     run,
+    save_results,
     versions,
 )
 from tiny_pipelines import ROOT, tiny_pipeline
@@ -210,18 +209,7 @@ def main():
             say = partial(print, f"{package}:", flush=True)
             export(folder, args.out / "packages" / package, storage="float16", force=True, say=say)
     results = {case.name: record(case, controlnets) for case in cases()}
-    check_distinct(results)
-    folder = args.out / "controlnet"
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.pt"):
-        old.unlink()
-    for name, result in results.items():
-        torch.save(result, folder / f"{name}.pt")
-    table = {case.name: case.settings for case in cases()}
-    (folder / "recorded.json").write_text(
-        json.dumps({"command": COMMAND, "versions": versions(), "cases": table}, indent=1) + "\n"
-    )
-    print(f"{len(results)} cases, {sum(file.stat().st_size for file in folder.glob('*.pt')) / 1e6:.1f} MB")
+    save_results(results, {case.name: case.settings for case in cases()}, args.out / "controlnet", COMMAND)
 
 
 if __name__ == "__main__":

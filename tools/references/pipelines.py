@@ -283,6 +283,20 @@ def check_distinct(results):
     print(f"runs of equal inputs differ by {smallest:.2g} of the largest latent at least")
 
 
+def save_results(results, table, folder, command):
+    """Puts the cases in the folder's old ones' place, and a table of their settings beside them."""
+    check_distinct(results)
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.pt"):
+        old.unlink()
+    for name, result in results.items():
+        torch.save(result, folder / f"{name}.pt")
+    (folder / "recorded.json").write_text(
+        json.dumps({"command": command, "versions": versions(), "cases": table}, indent=1) + "\n"
+    )
+    print(f"{len(results)} cases, {sum(file.stat().st_size for file in folder.glob('*.pt')) / 1e6:.1f} MB")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "tests/data")
@@ -312,18 +326,7 @@ def main():
     results = {}
     for case in cases():
         results[case.name] = record(pipes[case.variant], case, configs[case.variant], results)
-    check_distinct(results)
-    folder = args.out / "pipelines"
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.pt"):
-        old.unlink()
-    for name, result in results.items():
-        torch.save(result, folder / f"{name}.pt")
-    table = {case.name: case.settings for case in cases()}
-    (folder / "recorded.json").write_text(
-        json.dumps({"command": COMMAND, "versions": versions(), "cases": table}, indent=1) + "\n"
-    )
-    print(f"{len(results)} cases, {sum(file.stat().st_size for file in folder.glob('*.pt')) / 1e6:.1f} MB")
+    save_results(results, {case.name: case.settings for case in cases()}, args.out / "pipelines", COMMAND)
 
 
 if __name__ == "__main__":
