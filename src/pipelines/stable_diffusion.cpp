@@ -165,7 +165,7 @@ std::vector<std::int64_t> StableDiffusionPipeline::latent_shape(std::size_t num_
 std::string StableDiffusionPipeline::model_type() const {
   constexpr std::int64_t kSd15 = 768, kSd21 = 1024;  // the width of their text encoders
   const auto& traits = impl_->traits;
-  const std::string family = traits.is_xl ? "sdxl" : "sd";
+  auto family = std::string(traits.is_xl ? "sdxl" : "sd");
   if (traits.has_aesthetics_score) return family + "-refiner";
   if (traits.is_inpainting()) return family + "-inpaint";
   if (traits.is_xl) return family;
