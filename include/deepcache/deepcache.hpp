@@ -8,6 +8,7 @@
 #include "deepcache/image.hpp"
 #include "deepcache/logging.hpp"
 #include "deepcache/noise.hpp"
+#include "deepcache/pipeline.hpp"
 #include "deepcache/run_report.hpp"
 #include "deepcache/scheduler.hpp"
 #include "deepcache/stable_diffusion.hpp"

@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "deepcache/pipeline.hpp"
 #include "deepcache/unet.hpp"
 
 /// Text to image, image to image and inpainting with a Stable Diffusion or SDXL model package (made by
@@ -26,14 +27,6 @@
 ///
 /// Not for training, and not for diffusers folders as they are: export them first.
 namespace deepcache {
-
-/// What a step callback sees.
-struct PipelineStep {
-  std::int64_t step_index;       ///< of the UNet call that was just done, 0 .. num_steps - 1
-  std::int64_t num_steps;        ///< UNet calls of the run
-  double timestep;               ///< of the noise process
-  const torch::Tensor& latents;  ///< after the step, [B, C, h, w]
-};
 
 /// Pixels.
 struct ImageSize {
@@ -116,14 +109,6 @@ struct StableDiffusionResult {
   torch::Tensor images;   ///< [B, 3, H, W], float32 in [0, 1], on the CPU; undefined if not decoded or cancelled
   torch::Tensor latents;  ///< [B, C, h, w] in the model's dtype on its device
   bool cancelled = false;
-};
-
-struct LoadOptions {
-  torch::Device device = torch::kCPU;
-  std::string scheduler = {};  ///< if not empty, instead of the package's own: "ddim", "plms", ..., or a class name of
-                               ///< diffusers (`Scheduler::from_config`)
-  /// Packages of ControlNets for this model, exported with the same dtype; each run then needs their `control_images`.
-  std::vector<std::filesystem::path> controlnets = {};
 };
 
 /// One object serves one thread at a time.

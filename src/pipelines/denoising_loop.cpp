@@ -47,7 +47,8 @@ Denoised denoise(const UNet& unet, Scheduler& scheduler, const StepRange& range,
   const auto timesteps = scheduler.timesteps().slice(0, range.begin, range.end).to(torch::kDouble).contiguous();
   const std::span schedule(timesteps.data_ptr<double>(), static_cast<std::size_t>(timesteps.numel()));
   const auto device_timesteps = scheduler.timesteps().to(unet.device());
-  const bool guided = options.guidance_scale > 1;
+  const bool guided = options.guidance_scale.defined();
+  const auto channels = prepared.latents.dim() - 3;
   const auto twice_if_guided = [guided](const torch::Tensor& half) { return guided ? torch::cat({half, half}) : half; };
   const auto extra = prepared.extra_channels.defined() ? twice_if_guided(prepared.extra_channels) : torch::Tensor();
   Inputs inputs(unet, conditions, options.schedules);
@@ -55,7 +56,7 @@ Denoised denoise(const UNet& unet, Scheduler& scheduler, const StepRange& range,
   auto latents = prepared.latents;
   for (std::int64_t i = range.begin; i < range.end; ++i) {
     auto sample = scheduler.scale_model_input(twice_if_guided(latents), i);
-    if (extra.defined()) sample = torch::cat({sample, extra}, 1);
+    if (extra.defined()) sample = torch::cat({sample, extra}, channels);
     const auto done = i - range.begin;
     auto noise = first_tensor(unet.forward(inputs.at(static_cast<std::size_t>(done), sample, device_timesteps[i])));
     if (guided) {

@@ -103,7 +103,8 @@ struct StableDiffusionPipeline::Impl {
                                            .noise = noise});
     const auto result =
         denoise(unet, *scheduler, range, prepared, make_conditions(prompts, params, traits, prompt_encoder),
-                {.guidance_scale = *params.guidance_scale,
+                {.guidance_scale = *params.guidance_scale > 1 ? torch::tensor(*params.guidance_scale, torch::kDouble)
+                                                              : torch::Tensor(),
                  .guidance_rescale = params.guidance_rescale,
                  .schedules = control_schedules(params, scheduler->timesteps().size(0) - range.begin),
                  .step = {.eta = params.eta, .noise = &noise},

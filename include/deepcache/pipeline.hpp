@@ -1,0 +1,30 @@
+#pragma once
+
+#include <torch/types.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+/// What the pipelines have in common: how they are loaded, and what a run tells after each step.
+namespace deepcache {
+
+/// What a step callback sees.
+struct PipelineStep {
+  std::int64_t step_index;       ///< of the UNet call that was just done, 0 .. num_steps - 1
+  std::int64_t num_steps;        ///< UNet calls of the run
+  double timestep;               ///< of the noise process
+  const torch::Tensor& latents;  ///< after the step, [B, C, h, w]; of a video [B, F, C, h, w] or the pipeline's own
+};
+
+struct LoadOptions {
+  torch::Device device = torch::kCPU;
+  std::string scheduler = {};  ///< if not empty, instead of the package's own: "ddim", "plms", ..., or a class name of
+                               ///< diffusers (`Scheduler::from_config`)
+  /// Of StableDiffusionPipeline only: packages of ControlNets for this model, exported with the same dtype; each run
+  /// then needs their `control_images`.
+  std::vector<std::filesystem::path> controlnets = {};
+};
+
+}  // namespace deepcache
