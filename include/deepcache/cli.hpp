@@ -46,7 +46,8 @@ inline void add_request_flags(CLI::App& app, Options& o) {
   app.add_flag("--prompt-weighting", params.prompt_weighting, "Brackets are weights: (x:1.3), (x), [x]");
   app.add_option("--max-prompt-chunks", params.max_prompt_chunks, "Of 75 tokens a prompt")->capture_default_str();
   app.add_option("--steps", params.num_inference_steps, "Denoising steps")->capture_default_str();
-  app.add_option("--cfg-scale", params.guidance_scale, "Classifier-free guidance; 1: none; default: 7.5, SDXL 5");
+  app.add_option("--cfg-scale", params.guidance_scale,
+                 "Classifier-free guidance; 1: none; default: 7.5; SDXL 5, inpainting without ControlNet 7.5");
   app.add_option("--scheduler", o.scheduler,
                  "Such as ddim, plms, euler_a, dpm++_2m_karras, unipc; default: the package's own");
   app.add_option("-s,--seed", o.seed, "Of the initial noise; negative: random")->capture_default_str();
@@ -97,8 +98,8 @@ inline bool show_progress(const PipelineStep& step) {
   return true;
 }
 
-/// Completes `options.request` from the other flags, and loads the model.
-inline StableDiffusionPipeline load_pipeline(Options& options) {
+/// Completes `options.request` from the other flags, and sets up logging and threads as they say.
+inline void prepare(Options& options) {
   auto& request = options.request;
   enable_logging(options.verbose ? LogLevel::kDebug : LogLevel::kWarning);
   if (options.threads > 0) at::set_num_threads(options.threads);
@@ -112,8 +113,17 @@ inline StableDiffusionPipeline load_pipeline(Options& options) {
   if (options.no_cache) request.cache.cache_interval = 1;
   if (is_terminal(stderr)) request.params.callback = show_progress;
   request.on_prompt = [](const RunReport& report) { std::printf("%s\n", report.summary().c_str()); };
-  return StableDiffusionPipeline::load(options.model,
-                                       {torch::Device(options.device), options.scheduler, options.controlnets});
+}
+
+/// What a pipeline is loaded with.
+inline LoadOptions load_options(const Options& options) {
+  return {torch::Device(options.device), options.scheduler, options.controlnets};
+}
+
+/// Both, for a program of Stable Diffusion.
+inline StableDiffusionPipeline load_pipeline(Options& options) {
+  prepare(options);
+  return StableDiffusionPipeline::load(options.model, load_options(options));
 }
 
 /// Parses the arguments and runs the program (the subcommands' callbacks run first). Errors go to standard error.

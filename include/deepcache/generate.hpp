@@ -35,17 +35,19 @@ struct GenerateRequest {
   GenerateOutputs outputs = {};
 
   /// If set, goes on with the latents, all of them, from this share of the noise process (arXiv 2307.01952, section
-  /// 2.5).
+  /// 2.5): SDXL's refiner, or any other model of the same latents.
   StableDiffusionPipeline* refiner = nullptr;
-  double refiner_start = 0.8;
+  double refiner_start = 0.8;  ///< above 0 and below 1
 
   std::function<void(const RunReport&)> on_prompt = {};  ///< after each prompt's files are written
 };
 
 /// Runs each prompt, and writes the files. What is wrong with the request is found before anything is painted. If the
-/// parameters' callback ends a run, what was painted before stays.
+/// parameters' callback ends a run, what was painted before stays. It caches by helpers of its own: no other may be
+/// enabled on these pipelines.
 /// @returns a report for each prompt
-/// @throws std::invalid_argument as the pipeline does, or for a refiner that can't go on with the model's latents.
+/// @throws std::invalid_argument as the pipeline does, for a refiner that can't go on with the model's latents, if
+///         pictures aren't decoded, or if two outputs have one name.
 /// @throws std::runtime_error if a file can't be written.
 std::vector<RunReport> generate(StableDiffusionPipeline& pipe, const GenerateRequest& request);
 

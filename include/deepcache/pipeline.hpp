@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,9 @@ struct PipelineStep {
   double timestep;               ///< of the noise process
   const torch::Tensor& latents;  ///< after the step, [B, C, h, w]; of a video [B, F, C, h, w] or the pipeline's own
 };
+
+/// Called after each step; returning false ends the run.
+using StepCallback = std::function<bool(const PipelineStep&)>;
 
 struct LoadOptions {
   torch::Device device = torch::kCPU;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <string>
@@ -7,7 +8,6 @@
 
 #include "deepcache/helper.hpp"
 #include "deepcache/image.hpp"
-#include "deepcache/stable_diffusion.hpp"
 
 namespace deepcache {
 
@@ -21,11 +21,10 @@ struct RunComparison {
 
 /// What was asked of a pipeline, and what it did: as JSON for programs, and as texts to keep in the PNG file.
 struct RunReport {
-  std::string model;
-  std::string scheduler;
-  std::string prompt;
-  StableDiffusionParams params;  ///< as `StableDiffusionPipeline::resolve` gives them
-  CacheParams cache;
+  /// What was asked, a JSON object: "model", "scheduler", "steps", "seeds", "width", "height", and what the model's
+  /// family is asked besides, such as "prompt" and "guidance_scale", as the pipeline's `resolve` completes it.
+  std::string request = "{}";
+  CacheParams cache = {};
   CacheStats stats = {};               ///< of the helper, right after the run
   std::vector<double> timesteps = {};  ///< of each step
   double milliseconds = 0;             ///< the whole call: text encoder, steps, decoding
@@ -36,10 +35,10 @@ struct RunReport {
   ///  and, if there is one, "compare": {"milliseconds_uncached", "speedup", "psnr_db", "ssim"}}
   std::string json() const;
 
-  /// A line for people: prompt, steps, time, and what a comparison gave.
+  /// A line for people: what was painted, steps, time, and what a comparison gave.
   std::string summary() const;
 
-  /// For image number `index` of the batch: "parameters" in the convention of web UIs, and "deepcache" in JSON.
+  /// For picture number `index` of the batch: "parameters" in the convention of web UIs, and "deepcache" in JSON.
   PngText png_text(std::int64_t index) const;
 };
 

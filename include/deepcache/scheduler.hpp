@@ -15,8 +15,11 @@
 ///
 ///   auto scheduler = deepcache::Scheduler::from_config("models/emoji/scheduler/scheduler_config.json");
 ///   scheduler->set_timesteps(50);
-///   for (int64_t i = 0; i < scheduler->timesteps().size(0); ++i)
-///     latents = scheduler->step(unet(latents, scheduler->timesteps()[i], text), i, latents);
+///   auto latents = noise * scheduler->init_noise_sigma();
+///   for (int64_t i = 0; i < scheduler->timesteps().size(0); ++i) {
+///     auto output = unet(scheduler->scale_model_input(latents, i), scheduler->timesteps()[i], text);
+///     latents = scheduler->step(output, i, latents);
+///   }
 ///
 /// Not for training. Schedulers hold the state of one run: one object serves one run at a time.
 namespace deepcache {
@@ -41,7 +44,8 @@ class Scheduler {
   /// Makes the scheduler that a diffusers scheduler_config.json names in `_class_name`, or, if `class_name` isn't
   /// empty, that class from the same settings (as `OtherScheduler.from_config(scheduler.config)` does in Python). Short
   /// names work too: "ddim", "ddpm", "lcm", "euler", "euler_a" (Euler ancestral), "heun", "unipc", "plms" (PNDM with
-  /// skip_prk_steps), and "dpm++_2m", to which "_sde", "_karras" or "_sde_karras" may be added.
+  /// skip_prk_steps), and "dpm++_2m", to which "_sde", "_karras" or "_sde_karras" may be added (DPM-Solver++ of order
+  /// 2, with these and without what else the settings say of algorithm, order and spacing of sigmas).
   /// @throws std::runtime_error if the file can't be read, or holds a value that isn't supported (the message names
   /// it).
   /// @throws std::invalid_argument if `class_name` isn't known (the message lists those that are).
@@ -74,6 +78,10 @@ class Scheduler {
 
   /// Whether `step` takes DDIM's options, eta and use_clipped_model_output.
   virtual bool has_ddim_options() const { return false; }
+
+  /// Whether samples keep their variance, sqrt(alpha) x_0 + sqrt(1 - alpha) epsilon; or else the image's scale, x_0 +
+  /// sigma epsilon (Euler, Heun). One scheduler can go on with another's samples if both do the same.
+  virtual bool keeps_variance() const { return true; }
 
   /// Factor of the initial noise of a run; known after `set_timesteps`.
   virtual double init_noise_sigma() const { return 1.0; }

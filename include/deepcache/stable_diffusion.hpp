@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -43,9 +42,10 @@ struct VaeOptions {
 /// What one of the pipeline's ControlNets (arXiv 2302.05543) is shown, and how much it counts.
 struct ControlImage {
   torch::Tensor image;  ///< [3, H, W] in [0, 1], for all prompts, or [P, 3, H, W], one for each of P prompts
-  double conditioning_scale = 1.0;  ///< its residuals are multiplied by this
-  double guidance_start = 0.0;      ///< it acts in those steps that begin at this share of the run or later,
-  double guidance_end = 1.0;        ///< and end at this one or before; in the others its scale is 0
+  std::optional<double> conditioning_scale = {};  ///< its residuals are multiplied by this. Not set: 1; image to image
+                                                  ///< 0.8; inpainting with SD 0.5
+  double guidance_start = 0.0;  ///< it acts in those steps that begin at this share of the run or later,
+  double guidance_end = 1.0;    ///< and end at this one or before; in the others its scale is 0
 };
 
 /// Defaults are those of diffusers' pipelines. With an image, the run is image to image
@@ -56,8 +56,9 @@ struct StableDiffusionParams {
                                                     ///< has for that (SDXL: embeddings of zeros)
   std::int64_t num_inference_steps = 50;            ///< 1 to the training steps, less the scheduler's steps_offset
   std::optional<double> guidance_scale = {};        ///< classifier-free guidance (arXiv 2207.12598); 1 or below: none.
-                                                    ///< Not set: 7.5, but 5 for SDXL without a mask
-  double guidance_rescale = 0;  ///< share of the correction for overexposure (arXiv 2305.08891), 0 to 1
+                                                    ///< Not set: 7.5, but 5 for SDXL, unless it inpaints without a
+                                                    ///< ControlNet
+  double guidance_rescale = 0;  ///< share of guidance's correction for overexposure (arXiv 2305.08891), 0 to 1
   std::int64_t clip_skip = 0;   ///< text encoder layers to leave out at the end, for the prompt
   std::int64_t height = 0;      ///< pixels, a multiple of the VAE's factor; 0: the image's, or else the control
                                 ///< image's, or else the model's own
@@ -73,7 +74,7 @@ struct StableDiffusionParams {
   /// divides the number of images that are made, which take turns.
   torch::Tensor image = {};
   std::optional<double> strength = {};  ///< with an image: the share of the steps that is run, above 0, to 1. Not set:
-                                        ///< 0.8, inpainting 1; SDXL 0.3, inpainting 0.9999
+                                        ///< 0.8, inpainting 1; SDXL 0.3 (with a ControlNet 0.8), inpainting 0.9999
   /// With an image: what is painted anew, [1, H, W] or [m, 1, H, W], from 0.5 up, and what is kept, below.
   torch::Tensor mask = {};
 
@@ -90,19 +91,22 @@ struct StableDiffusionParams {
   std::optional<std::string> prompt_2 = {}, negative_prompt_2 = {};
   std::optional<ImageSize> original_size = {}, target_size = {};
   ImageSize crops_coords_top_left = {};
-  std::optional<ImageSize> negative_original_size = {}, negative_target_size = {};  ///< both, or the positive ones
-  ImageSize negative_crops_coords_top_left = {};                 ///< text to image only, as in Python
+  /// Not set: the positive ones. Without an image they count if both are set.
+  std::optional<ImageSize> negative_original_size = {}, negative_target_size = {};
+  ImageSize negative_crops_coords_top_left = {};  ///< but image to image and inpainting take the positive
+                                                  ///< ones, the refiner's excepted, as in Python
   double aesthetic_score = 6.0, negative_aesthetic_score = 2.5;  ///< the refiner's, instead of the target size
 
   /// Whether brackets in prompts are weights: "(x:1.3)" multiplies the attention to x, "(x)" by 1.1, "[x]" by 1 / 1.1;
   /// they nest, and "\(" is a bracket. Weighted states keep their mean, as in diffusers' lpw_stable_diffusion.py.
+  /// Each within -1000 and 1000.
   bool prompt_weighting = false;
   /// Chunks of 75 tokens that a prompt may have, 1 or more; what is beyond them is cut, with a warning that shows it.
   std::int64_t max_prompt_chunks = 1;
 
   VaeOptions vae = {};
-  bool decode = true;                                      ///< false: latents only, as diffusers' output_type="latent"
-  std::function<bool(const PipelineStep&)> callback = {};  ///< after each step; returning false ends the run
+  bool decode = true;  ///< false: latents only, as diffusers' output_type="latent"
+  StepCallback callback = {};
 };
 
 struct StableDiffusionResult {
@@ -127,6 +131,7 @@ class StableDiffusionPipeline {
   /// Runs one prompt, or several as one batch: images of the first prompt come first.
   /// Begins a run of the enabled helper, if there is one.
   /// @throws std::invalid_argument if a parameter is out of its range (the message names the range).
+  /// @throws std::runtime_error if a part of the package that is read when first needed, the VAE's encoder, is damaged.
   StableDiffusionResult operator()(const std::string& prompt, const StableDiffusionParams& params = {});
   StableDiffusionResult operator()(const std::vector<std::string>& prompts, const StableDiffusionParams& params = {});
 
@@ -143,14 +148,16 @@ class StableDiffusionPipeline {
   /// Pixels to a latent, of each side.
   std::int64_t vae_scale_factor() const;
 
-  /// Whether the other pipeline can go on with this one's latents.
+  /// Whether the other pipeline can go on with this one's latents, in the middle of a run too: its VAE must have the
+  /// same kind, and its scheduler too (`Scheduler::keeps_variance`).
   bool shares_latents_with(const StableDiffusionPipeline& other) const;
 
-  /// Images [B, 3, H, W], float32 in [0, 1], on the CPU, of latents as `operator()` returns them.
+  /// Images [B, 3, H, W], float32 in [0, 1], on the CPU, of latents [B, C, h, w] as `operator()` returns them.
+  /// @throws std::invalid_argument for other shapes, or for tiling with a VAE that has no tiles.
   torch::Tensor decode(const torch::Tensor& latents, const VaeOptions& options = {}) const;
 
   /// Another scheduler with the package's settings, as in `load`.
-  /// @throws std::invalid_argument if it isn't known.
+  /// @throws std::invalid_argument if it isn't known. @throws std::runtime_error if it can't be run with a setting.
   void set_scheduler(std::string_view class_name);
   std::string scheduler_name() const;
 

@@ -1,7 +1,9 @@
 #include "deepcache/run_report.hpp"
 
+#include <array>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "error.hpp"
 #include "io/files.hpp"
@@ -11,34 +13,19 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-Json value_or_null(const std::optional<double>& value) {
-  return value ? Json(*value) : Json(nullptr);
+/// How web UIs call what a request holds.
+constexpr std::array kLabels{std::pair{"steps", "Steps"}, std::pair{"scheduler", "Sampler"},
+                             std::pair{"guidance_scale", "CFG scale"}, std::pair{"strength", "Denoising strength"}};
+
+std::string text_of(const Json& value) {
+  return value.is_string() ? value.get<std::string>() : value.dump();
 }
 
-Json request_of(const RunReport& report) {
-  const auto& params = report.params;
-  Json request{{"model", report.model},
-               {"prompt", report.prompt},
-               {"negative_prompt", params.negative_prompt.value_or("")},
-               {"prompt_weighting", params.prompt_weighting},
-               {"max_prompt_chunks", params.max_prompt_chunks},
-               {"scheduler", report.scheduler},
-               {"steps", params.num_inference_steps},
-               {"guidance_scale", value_or_null(params.guidance_scale)},
-               {"seeds", params.seeds},
-               {"batch_size", params.num_images_per_prompt},
-               {"width", params.width},
-               {"height", params.height},
-               {"init_latents", params.latents.defined()}};
-  if (params.image.defined()) {
-    request["strength"] = value_or_null(params.strength);
-    request["mask"] = params.mask.defined();
-  }
-  for (const auto& control : params.control_images)
-    request["control_images"].push_back({{"conditioning_scale", control.conditioning_scale},
-                                         {"guidance_start", control.guidance_start},
-                                         {"guidance_end", control.guidance_end}});
-  return request;
+/// What was painted after: a prompt, an image's name, or a class; empty if nothing.
+std::string subject_of(const Json& request) {
+  for (const char* key : {"prompt", "image"})
+    if (request.contains(key)) return text_of(request[key]);
+  return request.contains("class_label") ? "class " + text_of(request["class_label"]) : "";
 }
 
 /// The interval that ran: a caller without a cache says 1.
@@ -66,7 +53,7 @@ std::string RunReport::json() const {
                      {"timestep", timesteps.at(i)},
                      {"mode", stats.steps[i].full ? "full" : "cached"},
                      {"milliseconds", stats.steps[i].milliseconds}});
-  Json json{{"request", request_of(*this)},
+  Json json{{"request", Json::parse(request)},
             {"steps", std::move(steps)},
             {"cache", cache_of(*this)},
             {"totals",
@@ -80,25 +67,32 @@ std::string RunReport::json() const {
 }
 
 PngText RunReport::png_text(std::int64_t index) const {
-  const auto negative = params.negative_prompt ? "\nNegative prompt: " + *params.negative_prompt : "";
-  auto parameters =
-      fmt::format("{}{}\nSteps: {}, Sampler: {}, ", prompt, negative, params.num_inference_steps, scheduler);
-  if (params.guidance_scale) parameters += fmt::format("CFG scale: {}, ", *params.guidance_scale);
-  if (!params.latents.defined())  // else it isn't from the seed that the picture comes
-    parameters +=
-        fmt::format("Seed: {}, ", params.seeds.at(params.seeds.size() == 1 ? 0 : static_cast<std::size_t>(index)));
-  parameters += fmt::format("Size: {}x{}, Model: {}", params.width, params.height, model);
-  if (params.num_images_per_prompt > 1)
-    parameters += fmt::format(", Batch size: {}, Batch pos: {}", params.num_images_per_prompt, index);
+  const auto asked = Json::parse(request);
+  std::vector<std::string> parts;
+  for (const auto& [key, label] : kLabels)
+    if (asked.contains(key)) parts.push_back(fmt::format("{}: {}", label, text_of(asked[key])));
+  if (asked.contains("seeds") && !asked.value("init_latents", false)) {  // else it isn't from the seed that it comes
+    const auto& seeds = asked["seeds"];
+    parts.push_back("Seed: " + text_of(seeds.at(seeds.size() == 1 ? 0 : static_cast<std::size_t>(index))));
+  }
+  if (asked.contains("width"))
+    parts.push_back(fmt::format("Size: {}x{}", text_of(asked["width"]), text_of(asked["height"])));
+  parts.push_back("Model: " + asked.value("model", ""));
+  if (const auto batch = asked.value("batch_size", 1); batch > 1)
+    parts.push_back(fmt::format("Batch size: {}, Batch pos: {}", batch, index));
   if (stats.cached_steps > 0)
-    parameters += fmt::format(", DeepCache: \"{}\", DeepCache branch: {}", stats.policy, stats.cache_branch_id);
-  const Json json{{"request", request_of(*this)}, {"cache", cache_of(*this)}, {"image", index}};
+    parts.push_back(fmt::format("DeepCache: \"{}\", DeepCache branch: {}", stats.policy, stats.cache_branch_id));
+  auto parameters = subject_of(asked);
+  if (const auto negative = asked.value("negative_prompt", ""); !negative.empty())
+    parameters += "\nNegative prompt: " + negative;
+  parameters += fmt::format("\n{}", fmt::join(parts, ", "));
+  const Json json{{"request", asked}, {"cache", cache_of(*this)}, {"image", index}};
   return {{"parameters", parameters}, {"deepcache", dump(json, -1)}};
 }
 
 std::string RunReport::summary() const {
-  auto line = fmt::format("{:<28} {} full + {} cached steps, {:.0f} ms", prompt, stats.full_steps, stats.cached_steps,
-                          milliseconds);
+  auto line = fmt::format("{:<28} {} full + {} cached steps, {:.0f} ms", subject_of(Json::parse(request)),
+                          stats.full_steps, stats.cached_steps, milliseconds);
   if (compare)
     line += fmt::format("; uncached {:.0f} ms: {:.2f}x faster, PSNR {:.1f} dB, SSIM {:.3f}",
                         compare->milliseconds_uncached, compare->speedup, compare->psnr_db, compare->ssim);

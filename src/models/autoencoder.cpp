@@ -46,6 +46,14 @@ const Network& Autoencoder::encoder() const {
   return *encoder_;
 }
 
+void Autoencoder::prepare(const VaeOptions& options, bool encodes) const {
+  const auto smallest = 2 * config_.factor;  // of which a quarter's overlap leaves a latent to step by
+  check_argument(!options.tiling || config_.sample_size >= smallest,
+                 "tiles of this VAE would have a side of {} pixels, its sample_size; it must be {} or more",
+                 config_.sample_size, smallest);
+  if (encodes) encoder();
+}
+
 torch::Tensor Autoencoder::decode(const torch::Tensor& latents, const VaeOptions& options) const {
   const TileSize tile{.input = config_.sample_size / config_.factor, .output = config_.sample_size};
   const auto input = latents.to(package_.dtype("vae/decoder.pt")) / config_.scaling_factor;

@@ -31,6 +31,10 @@ class Autoencoder {
   /// Images [B, 3, H, W] in [0, 1] to latents [B, C, h, w], drawn from what the encoder makes of each.
   torch::Tensor encode(const torch::Tensor& images, const VaeOptions& options, NoiseGenerator noise) const;
 
+  /// Finds out before a run what would fail in it: reads the encoder, if it will be needed.
+  /// @throws std::invalid_argument for tiles without pixels. @throws std::runtime_error if the encoder can't be read.
+  void prepare(const VaeOptions& options, bool encodes) const;
+
   bool shares_latents_with(const Autoencoder& other) const;
 
   const Config& config() const { return config_; }

@@ -44,16 +44,21 @@ ModelPackage::ModelPackage(std::filesystem::path folder) : folder_(std::move(fol
   }
 }
 
-std::filesystem::path ModelPackage::file(const std::string& name) const {
-  const auto entry = files_.find(name);
-  check_data(entry != files_.end(), "{} lists no {}: the package is of another family, or incomplete",
+const ModelPackage::Entry& ModelPackage::entry(const std::string& name) const {
+  const auto found = files_.find(name);
+  check_data(found != files_.end(), "{} lists no {}: the package is of another family, or incomplete",
              (folder_ / kManifest).string(), name);
+  return found->second;
+}
+
+std::filesystem::path ModelPackage::file(const std::string& name) const {
+  const auto& listed = entry(name);
   const auto path = folder_ / name;
   check_data(std::filesystem::is_regular_file(path), "no such file: {}", path.string());
   const auto bytes = std::filesystem::file_size(path);
-  check_data(bytes == entry->second.bytes, "{} is damaged: it has {} bytes, the manifest says {}", path.string(), bytes,
-             entry->second.bytes);
-  check_data(sha256(path) == entry->second.sha256, "{} is damaged: its SHA-256 isn't the manifest's", path.string());
+  check_data(bytes == listed.bytes, "{} is damaged: it has {} bytes, the manifest says {}", path.string(), bytes,
+             listed.bytes);
+  check_data(sha256(path) == listed.sha256, "{} is damaged: its SHA-256 isn't the manifest's", path.string());
   return path;
 }
 
@@ -74,7 +79,7 @@ torch::jit::Module ModelPackage::network(const std::string& name) const {
 }
 
 torch::Dtype ModelPackage::dtype(const std::string& name) const {
-  return files_.at(name).dtype;
+  return entry(name).dtype;
 }
 
 }  // namespace deepcache

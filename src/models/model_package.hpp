@@ -25,7 +25,7 @@ class ModelPackage {
   /// That the networks run in.
   torch::Dtype dtype() const { return dtype_; }
 
-  /// That one of them runs in, where it needs another.
+  /// That one of them runs in, where it needs another. @throws std::runtime_error if it isn't in the manifest.
   torch::Dtype dtype(const std::string& name) const;
 
   /// The path of one of the package's files, such as "unet/config.json".
@@ -60,6 +60,8 @@ class ModelPackage {
     std::string sha256;
     torch::Dtype dtype = torch::kFloat;
   };
+  const Entry& entry(const std::string& name) const;
+
   std::filesystem::path folder_;
   std::string family_;
   torch::Dtype dtype_ = torch::kFloat;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <cstddef>
 #include <optional>
 #include <system_error>
@@ -14,6 +15,7 @@ namespace {
 
 constexpr double kRoundBracket = 1.1;
 constexpr double kSquareBracket = 1 / 1.1;
+constexpr double kLargestWeight = 1000;  // states times this stay within half types
 
 using Parts = std::vector<WeightedText>;
 
@@ -93,6 +95,10 @@ std::vector<WeightedText> parse_prompt_weights(std::string_view prompt) {
   for (const auto begin : round) multiply(parts, begin, kRoundBracket);
   for (const auto begin : square) multiply(parts, begin, kSquareBracket);
   if (parts.empty()) parts.emplace_back();
+  for (const auto& part : parts)
+    check_argument(std::abs(part.weight) <= kLargestWeight,
+                   "weights in a prompt must be within -{0} and {0}, got {1} for \"{2}\"", kLargestWeight, part.weight,
+                   part.text);
   return merge_neighbours(std::move(parts));
 }
 

@@ -20,8 +20,8 @@ struct WeightedText {
 /// the prompt; one that closes nothing is text, and so is what stands for a weight and is none, as in "(x:much)".
 ///
 /// Neighbours of one weight are one part, so that "(un)(finished)" is one word. There is one part at least.
-/// @throws std::invalid_argument if a weight is made of digits and points and yet no number, such as 1.2.3, or is more
-/// than a double holds.
+/// @throws std::invalid_argument if a weight is made of digits and points and yet no number, such as 1.2.3, or a part's
+/// is beyond 1000 or -1000.
 std::vector<WeightedText> parse_prompt_weights(std::string_view prompt);
 
 }  // namespace deepcache

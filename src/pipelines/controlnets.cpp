@@ -67,7 +67,7 @@ Schedules control_schedules(const StableDiffusionParams& params, std::int64_t nu
     for (std::int64_t step = 0; step < num_steps; ++step) {
       const auto begin = static_cast<double>(step) / steps, end = static_cast<double>(step + 1) / steps;
       const bool on = begin >= control.guidance_start && end <= control.guidance_end;
-      scales.push_back(on ? control.conditioning_scale : 0);
+      scales.push_back(on ? *control.conditioning_scale : 0);
     }
   }
   return schedules;

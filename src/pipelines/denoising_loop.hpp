@@ -45,7 +45,7 @@ struct DenoisingOptions {
   double guidance_rescale = 0;  ///< share of the guided noise whose spread is the conditional one's (arXiv 2305.08891)
   Schedules schedules = {};
   StepOptions step = {};
-  std::function<bool(const PipelineStep&)> callback = {};  ///< after each step; returning false ends the run
+  StepCallback callback = {};
 };
 
 struct Denoised {

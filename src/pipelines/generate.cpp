@@ -3,14 +3,12 @@
 #include <torch/types.h>
 
 #include <algorithm>
-#include <chrono>
-#include <fstream>
-#include <limits>
-#include <optional>
+#include <memory>
+#include <utility>
 
 #include "deepcache/image.hpp"
-#include "deepcache/tensor_io.hpp"
 #include "error.hpp"
+#include "pipelines/jobs.hpp"
 
 namespace deepcache {
 namespace {
@@ -21,176 +19,153 @@ namespace fs = std::filesystem;
 struct Stage {
   StableDiffusionPipeline& pipe;
   StableDiffusionParams params;
-  Helper helper;
 };
 
-struct Run {
-  StableDiffusionResult result;
-  RunReport report;
-};
+void validate(const Stage& stage, const std::vector<std::string>& prompts) {
+  for (const auto& prompt : prompts) stage.pipe.validate({prompt}, stage.params);
+}
 
+Stage refiner_stage(const StableDiffusionPipeline& pipe, const GenerateRequest& request) {
+  auto params = pipe.resolve(request.params);
+  params.latents = torch::Tensor();
+  // A model made for inpainting hands over pictures that are noisy all over; any other's are clean where they are kept.
+  if (pipe.model_type().ends_with("-inpaint")) params.mask = torch::Tensor();
+  params.control_images.clear();
+  params.strength.reset();
+  params.prompt_2.reset();  // it has one text encoder
+  params.negative_prompt_2.reset();
+  params.image = torch::zeros(pipe.latent_shape(1, params));
+  params.denoising_start = request.refiner_start;
+  return {*request.refiner, params};
+}
+
+/// The models of a run, and their parameters, found to be right.
 std::vector<Stage> make_stages(StableDiffusionPipeline& pipe, const GenerateRequest& request) {
-  std::vector<Stage> stages;
-  stages.push_back({pipe, request.params, Helper(pipe)});
-  if (request.refiner != nullptr) {
-    check_argument(!request.params.denoising_end, "with a refiner, refiner_start says where the model ends");
-    check_argument(pipe.shares_latents_with(*request.refiner),
-                   "the refiner's latents aren't the model's: it can't go on with them");
-    auto params = pipe.resolve(request.params);
-    params.latents = torch::Tensor();
-    params.mask = torch::Tensor();
-    params.control_images.clear();
-    params.strength.reset();
-    params.prompt_2.reset();  // it has one text encoder
-    params.negative_prompt_2.reset();
-    params.image = torch::zeros(pipe.latent_shape(1, params));
-    params.denoising_start = request.refiner_start;
-    stages[0].params.denoising_end = request.refiner_start;
-    stages[0].params.decode = false;
-    stages.push_back({*request.refiner, params, Helper(*request.refiner)});
-  }
-  for (auto& stage : stages) {
-    stage.helper.set_params(request.cache);
-    stage.helper.enable();
-    for (const auto& prompt : request.prompts) stage.pipe.validate({prompt}, stage.params);
-  }
+  check_argument(!request.prompts.empty(), "there must be one prompt or more, got none");
+  check_argument(request.params.decode, "pictures are to be written: decode must be true");
+  std::vector<Stage> stages{{pipe, request.params}};
+  validate(stages[0], request.prompts);
+  if (request.refiner == nullptr) return stages;
+  check_argument(!request.params.denoising_end, "with a refiner, refiner_start says where the model ends");
+  check_argument(request.refiner_start > 0 && request.refiner_start < 1,
+                 "refiner_start must be above 0 and below 1, got {}", request.refiner_start);
+  check_argument(
+      pipe.shares_latents_with(*request.refiner),
+      "the refiner can't go on with the model's latents: it has another VAE, or its scheduler, {}, keeps them "
+      "otherwise than {}",
+      request.refiner->scheduler_name(), pipe.scheduler_name());
+  stages[0].params.denoising_end = request.refiner_start;
+  stages[0].params.decode = false;
+  validate(stages[0], request.prompts);
+  stages.push_back(refiner_stage(pipe, request));
+  validate(stages[1], request.prompts);
   return stages;
 }
 
-void append(CacheStats& stats, const CacheStats& more) {
-  stats.steps.insert(stats.steps.end(), more.steps.begin(), more.steps.end());
-  stats.full_steps += more.full_steps;
-  stats.cached_steps += more.cached_steps;
-  stats.cache_bytes = std::max(stats.cache_bytes, more.cache_bytes);
-  stats.macs_saved += more.macs_saved;
-}
-
-Run run(std::vector<Stage>& stages, const GenerateRequest& request, const std::string& prompt,
-        std::int64_t cache_interval) {
-  auto& first = stages.front();
-  Run run{.result = {},
-          .report = {.model = request.model,
-                     .scheduler = first.pipe.scheduler_name(),
-                     .prompt = prompt,
-                     .params = first.pipe.resolve(request.params),
-                     .cache = request.cache}};
-  run.report.cache.cache_interval = cache_interval;
-  const auto start = std::chrono::steady_clock::now();
-  for (auto& stage : stages) {
-    stage.helper.set_params(run.report.cache);
+Painted paint(const std::vector<Stage>& stages, const std::string& prompt, const StepCallback& callback) {
+  StableDiffusionResult result;
+  for (const auto& stage : stages) {
     auto params = stage.params;
-    if (&stage != &first) params.image = run.result.latents;
+    if (&stage != &stages.front()) params.image = result.latents;
     params.callback = [&](const PipelineStep& step) {
-      run.report.timesteps.push_back(step.timestep);
-      return !stage.params.callback || stage.params.callback(step);
+      return callback(step) && (!stage.params.callback || stage.params.callback(step));
     };
-    run.result = stage.pipe(prompt, params);
-    const auto stats = stage.helper.stats();
-    if (&stage == &first)
-      run.report.stats = stats;
-    else
-      append(run.report.stats, stats);
-    if (run.result.cancelled) break;
+    result = stage.pipe(prompt, params);
+    if (result.cancelled) break;
   }
-  const std::chrono::duration<double, std::milli> elapsed = std::chrono::steady_clock::now() - start;
-  run.report.milliseconds = elapsed.count();
-  return run;
+  return {.pictures = result.images, .latents = result.latents, .cancelled = result.cancelled};
 }
 
-/// LibTorch's first calls are slower: neither side of a comparison should pay for them.
-void warm_up(std::vector<Stage>& stages, const std::string& prompt) {
-  for (auto& stage : stages) {
+void warm_up(const std::vector<Stage>& stages, const std::string& prompt) {
+  for (const auto& stage : stages) {
     auto params = stage.params;
     params.decode = false;
     params.callback = [](const PipelineStep& step) { return step.step_index < 1; };
     const auto latents = stage.pipe(prompt, params).latents;
-    if (&stage == &stages.back()) stage.pipe.decode(latents);
+    if (&stage == &stages.back()) stage.pipe.decode(latents, params.vae);
   }
 }
 
-RunComparison compare(const Run& cached, const Run& full) {
-  const auto& images = cached.result.images;
-  const bool has_ssim = std::min(images.size(2), images.size(3)) >= 11;  // its window
-  return {.milliseconds_uncached = full.report.milliseconds,
-          .speedup = full.report.milliseconds / cached.report.milliseconds,
-          .psnr_db = psnr(images, full.result.images),
-          .ssim = has_ssim ? ssim(images, full.result.images) : std::numeric_limits<double>::quiet_NaN()};
+/// What is asked for besides, if it is.
+void add_further(nlohmann::ordered_json& json, const GenerateRequest& request) {
+  const StableDiffusionParams defaults;
+  const auto& params = request.params;
+  const auto add = [&](const char* name, const auto& value, const auto& missing) {
+    if (value != missing) json[name] = value;
+  };
+  const auto add_size = [&](const char* name, const std::optional<ImageSize>& size) {
+    if (size && (size->height != 0 || size->width != 0)) json[name] = {size->height, size->width};
+  };
+  const auto add_set = [&](const char* name, const auto& value) {
+    if (value) json[name] = *value;
+  };
+  add_set("prompt_2", params.prompt_2);
+  add_set("negative_prompt_2", params.negative_prompt_2);
+  add("guidance_rescale", params.guidance_rescale, defaults.guidance_rescale);
+  add("clip_skip", params.clip_skip, defaults.clip_skip);
+  add("eta", params.eta, defaults.eta);
+  add_set("denoising_start", params.denoising_start);
+  add_set("denoising_end", params.denoising_end);
+  add_size("original_size", params.original_size);
+  add_size("target_size", params.target_size);
+  add_size("crops_coords_top_left", params.crops_coords_top_left);
+  add_size("negative_original_size", params.negative_original_size);
+  add_size("negative_target_size", params.negative_target_size);
+  add_size("negative_crops_coords_top_left", params.negative_crops_coords_top_left);
+  add("aesthetic_score", params.aesthetic_score, defaults.aesthetic_score);
+  add("negative_aesthetic_score", params.negative_aesthetic_score, defaults.negative_aesthetic_score);
+  add("vae_tiling", params.vae.tiling, defaults.vae.tiling);
+  add("vae_slicing", params.vae.slicing, defaults.vae.slicing);
+  if (request.refiner != nullptr)
+    json["refiner"] = {{"start", request.refiner_start}, {"scheduler", request.refiner->scheduler_name()}};
 }
 
-/// heart.png, or heart-2.png for one of several images; `suffix` tells uncached ones apart.
-fs::path numbered(const fs::path& file, std::size_t index, std::size_t count, const std::string& suffix = "") {
-  const auto number = count > 1 ? fmt::format("-{}", index + 1) : "";
-  return file.parent_path() / (file.stem().string() + number + suffix + file.extension().string());
-}
-
-/// Fails before the model runs rather than after.
-void check_writable(const fs::path& file) {
-  if (file.empty()) return;
-  const bool existed = fs::exists(file);
-  const bool good = !fs::is_directory(file) && std::ofstream(file, std::ios::app).is_open();
-  std::error_code ignored;
-  if (good && !existed) fs::remove(file, ignored);
-  check_data(good, "can't write {}", file.string());
-}
-
-void check_outputs(const GenerateRequest& request) {
-  const auto& outputs = request.outputs;
-  check_argument(request.compare || outputs.contact_sheet.empty(), "a contact sheet needs a comparison");
-  for (const auto& file : {outputs.report, outputs.contact_sheet, outputs.latents}) check_writable(file);
-  const auto count = request.prompts.size() * static_cast<std::size_t>(request.params.num_images_per_prompt);
-  for (std::size_t i = 0; i < count; ++i) {
-    check_writable(numbered(outputs.image, i, count));
-    if (request.compare) check_writable(numbered(outputs.image, i, count, "-uncached"));
+nlohmann::ordered_json describe(const GenerateRequest& request, const StableDiffusionPipeline& pipe,
+                                const std::string& prompt) {
+  const auto params = pipe.resolve(request.params);
+  nlohmann::ordered_json json{{"model", request.model},
+                              {"prompt", prompt},
+                              {"negative_prompt", params.negative_prompt.value_or("")},
+                              {"prompt_weighting", params.prompt_weighting},
+                              {"max_prompt_chunks", params.max_prompt_chunks},
+                              {"scheduler", pipe.scheduler_name()},
+                              {"steps", params.num_inference_steps},
+                              {"guidance_scale", *params.guidance_scale},
+                              {"seeds", params.seeds},
+                              {"batch_size", params.num_images_per_prompt},
+                              {"width", params.width},
+                              {"height", params.height},
+                              {"init_latents", params.latents.defined()}};
+  if (params.image.defined()) {
+    json["strength"] = *params.strength;
+    json["mask"] = params.mask.defined();
   }
-}
-
-void save_contact_sheet(const GenerateRequest& request, const std::vector<ContactRow>& rows) {
-  constexpr std::int64_t kSmallest = 128, kRowsAcross = 3;
-  const auto scale = std::max<std::int64_t>(1, kSmallest / rows[0].images[0].size(2));
-  const auto cached = fmt::format("every {}", request.cache.cache_interval);
-  save_png(contact_sheet({"full", cached}, rows, scale, kRowsAcross), request.outputs.contact_sheet);
+  add_further(json, request);
+  for (const auto& control : params.control_images)
+    json["control_images"].push_back({{"conditioning_scale", *control.conditioning_scale},
+                                      {"guidance_start", control.guidance_start},
+                                      {"guidance_end", control.guidance_end}});
+  return json;
 }
 
 }  // namespace
 
 std::vector<RunReport> generate(StableDiffusionPipeline& pipe, const GenerateRequest& request) {
-  check_argument(!request.prompts.empty(), "there must be one prompt or more, got none");
-  auto stages = make_stages(pipe, request);
-  check_outputs(request);
-  if (request.compare) warm_up(stages, request.prompts[0]);
-
-  std::vector<RunReport> reports;
-  std::vector<ContactRow> rows;
-  std::vector<torch::Tensor> latents;
-  const auto& outputs = request.outputs;
-  const auto batch = static_cast<std::size_t>(request.params.num_images_per_prompt);
-  const auto count = request.prompts.size() * batch;
-  for (std::size_t i = 0; i < request.prompts.size(); ++i) {
-    const auto& prompt = request.prompts[i];
-    std::optional<Run> full;
-    if (request.compare) full = run(stages, request, prompt, 1);
-    if (full && full->result.cancelled) break;
-    auto cached = run(stages, request, prompt, request.cache.cache_interval);
-    if (cached.result.cancelled) break;
-    if (full) cached.report.compare = compare(cached, *full);
-    for (std::size_t j = 0; j < batch; ++j) {
-      const auto index = static_cast<std::int64_t>(j);
-      const auto image = cached.result.images[index];
-      save_png(image, numbered(outputs.image, i * batch + j, count), cached.report.png_text(index));
-      if (!full) continue;
-      const auto uncached = full->result.images[index];
-      save_png(uncached, numbered(outputs.image, i * batch + j, count, "-uncached"), full->report.png_text(index));
-      rows.push_back({prompt, {uncached, image}});
-    }
-    latents.push_back(cached.result.latents);
-    reports.push_back(std::move(cached.report));
-    if (request.on_prompt) request.on_prompt(reports.back());
-  }
-  if (reports.empty()) return reports;
-  if (!outputs.latents.empty()) save_tensor(torch::cat(latents), outputs.latents);
-  if (!outputs.report.empty()) save_reports(reports, outputs.report);
-  if (!outputs.contact_sheet.empty()) save_contact_sheet(request, rows);
-  return reports;
+  const auto stages = make_stages(pipe, request);
+  std::vector<Helper> helpers;
+  for (const auto& stage : stages) helpers.emplace_back(stage.pipe);
+  std::vector<Job> jobs;
+  for (const auto& prompt : request.prompts)
+    jobs.push_back({.request = describe(request, pipe, prompt),
+                    .caption = prompt,
+                    .run = [&](const StepCallback& callback) { return paint(stages, prompt, callback); },
+                    .warm_up = [&] { warm_up(stages, prompt); }});
+  return run_jobs(jobs, helpers,
+                  {.cache = request.cache,
+                   .compare = request.compare,
+                   .outputs = request.outputs,
+                   .pictures_a_job = static_cast<std::size_t>(request.params.num_images_per_prompt),
+                   .on_report = request.on_prompt});
 }
 
 namespace {

@@ -16,12 +16,8 @@ torch::Tensor repeat_to(std::int64_t count, const torch::Tensor& pictures) {
   return pictures.repeat({count / pictures.size(0), 1, 1, 1});
 }
 
-bool holds_latents(const LatentSources& from) {
-  return as_batch(from.params.image).size(1) == from.traits.latent_channels;
-}
-
 torch::Tensor encode(const LatentSources& from, const torch::Tensor& image) {
-  if (holds_latents(from)) return image.to(from.options);
+  if (holds_latents(from.params, from.traits)) return image.to(from.options);
   return from.vae.encode(image, from.params.vae, from.noise.first(image.size(0))).to(from.options);
 }
 
@@ -34,7 +30,7 @@ PreparedLatents image_to_image(const LatentSources& from) {
   auto image = as_batch(from.params.image);
   const auto batch = from.shape[0];
   // With a generator for each picture to make, each draws its own sample of the image's latents.
-  if (!holds_latents(from) && from.params.seeds.size() > 1) image = repeat_to(batch, image);
+  if (!holds_latents(from.params, from.traits) && from.params.seeds.size() > 1) image = repeat_to(batch, image);
   const auto latents = repeat_to(batch, encode(from, image));
   if (from.params.denoising_start) return {.latents = latents};
   return {.latents = from.scheduler.add_noise_at(latents, initial_noise(from), from.range.begin)};
@@ -65,7 +61,9 @@ PreparedLatents inpainting(const LatentSources& from) {
     prepared.extra_channels = torch::cat({latent_mask, repeat_to(batch, encode(from, kept))}, 1);
     return prepared;
   }
-  if (!holds_latents(from)) {  // Python encodes what is kept here too, of which only the noise that it drew matters
+  if (!holds_latents(
+          from.params,
+          from.traits)) {  // Python encodes what is kept here too, of which only the noise that it drew matters
     const auto count = std::max(image.size(0), mask.size(0));
     from.noise.first(count).randn({count, from.shape[1], from.shape[2], from.shape[3]}, from.options);
   }

@@ -34,8 +34,8 @@ class PromptEncoder {
   /// family has for that. All get as many chunks of tokens as the longest needs, up to params.max_prompt_chunks.
   EncodedPrompts encode(const std::vector<std::string>& prompts, const StableDiffusionParams& params) const;
 
-  /// @throws std::invalid_argument for text that isn't UTF-8, weights that aren't numbers, more skipped layers than
-  /// there are, or less than one chunk.
+  /// @throws std::invalid_argument for text that isn't UTF-8, weights that can't be, more skipped layers than there
+  /// are, less than one chunk, or second prompts that no encoder reads.
   void validate(const std::vector<std::string>& prompts, const StableDiffusionParams& params) const;
 
  private:

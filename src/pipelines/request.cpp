@@ -12,8 +12,8 @@ namespace deepcache {
 namespace {
 
 /// Pixels to a value of the image: 1, or those of a latent.
-std::int64_t pixels_a_value(const torch::Tensor& image, const ModelTraits& traits) {
-  return image.dim() == 4 && image.size(1) == traits.latent_channels ? traits.vae_scale_factor : 1;
+std::int64_t pixels_a_value(const StableDiffusionParams& params, const ModelTraits& traits) {
+  return holds_latents(params, traits) ? traits.vae_scale_factor : 1;
 }
 
 std::string shape(const torch::Tensor& tensor) {
@@ -61,7 +61,7 @@ void check_image(const StableDiffusionParams& params, const ModelTraits& traits,
     return;
   }
   check_argument(has_mask || !traits.is_inpainting(), "this model paints into pictures: it needs a mask too");
-  const auto scale = pixels_a_value(params.image, traits);
+  const auto scale = pixels_a_value(params, traits);
   check_picture(params.image, "image", scale > 1 ? traits.latent_channels : 3, scale, batch, params);
   check_argument(*params.strength > 0 && *params.strength <= 1, "strength must be above 0, to 1, got {}",
                  *params.strength);
@@ -86,7 +86,7 @@ void check_control_images(const StableDiffusionParams& params, const ModelTraits
     check_argument(count == 1 || std::cmp_equal(count, num_prompts),
                    "a control image must be one for all, or one for each of the {} prompts, got {}", num_prompts,
                    count);
-    check_argument(std::isfinite(scale), "conditioning_scale must be a finite number, got {}", scale);
+    check_argument(std::isfinite(*scale), "conditioning_scale must be a finite number, got {}", *scale);
     check_argument(start >= 0 && start < end && end <= 1,
                    "guidance_start must be 0 or above, and below guidance_end, which must be 1 or below; got {} and {}",
                    start, end);
@@ -108,24 +108,46 @@ void check_parts(const StableDiffusionParams& params) {
                  params.denoising_end.value_or(0));
 }
 
+/// Those of the pipeline class that diffusers has for the task.
+void set_defaults(StableDiffusionParams& params, const ModelTraits& traits) {
+  const bool has_control = !params.control_images.empty();
+  const bool has_mask = params.mask.defined();
+  const bool has_image = params.image.defined();
+  if (!params.guidance_scale) params.guidance_scale = traits.is_xl && (has_control || !has_mask) ? 5.0 : 7.5;
+  if (has_image && !params.strength) {
+    if (has_mask)
+      params.strength = traits.is_xl ? 0.9999 : 1.0;
+    else
+      params.strength = traits.is_xl && !has_control ? 0.3 : 0.8;
+  }
+  for (auto& control : params.control_images) {
+    if (control.conditioning_scale) continue;
+    if (has_mask)
+      control.conditioning_scale = traits.is_xl ? 1.0 : 0.5;
+    else
+      control.conditioning_scale = has_image ? 0.8 : 1.0;
+  }
+}
+
 }  // namespace
+
+bool holds_latents(const StableDiffusionParams& params, const ModelTraits& traits) {
+  return params.image.dim() == 4 && params.image.size(1) == traits.latent_channels;
+}
 
 StableDiffusionParams resolve(StableDiffusionParams params, const ModelTraits& traits) {
   const bool has_image = params.image.defined() && params.image.dim() >= 3;
-  const bool has_mask = params.mask.defined();
   const bool has_control = !params.control_images.empty() && params.control_images[0].image.defined() &&
                            params.control_images[0].image.dim() >= 3;
   const auto side = [&](std::int64_t asked, std::int64_t dim) {
     if (asked != 0) return asked;
-    if (has_image) return params.image.size(dim) * pixels_a_value(params.image, traits);
+    if (has_image) return params.image.size(dim) * pixels_a_value(params, traits);
     if (has_control) return params.control_images[0].image.size(dim);
     return traits.sample_size * traits.vae_scale_factor;
   };
   params.height = side(params.height, -2);
   params.width = side(params.width, -1);
-  if (!params.guidance_scale) params.guidance_scale = traits.is_xl && !has_mask ? 5.0 : 7.5;
-  if (has_image && !params.strength)
-    params.strength = traits.is_xl ? (has_mask ? 0.9999 : 0.3) : (has_mask ? 1.0 : 0.8);
+  set_defaults(params, traits);
   return params;
 }
 
@@ -154,9 +176,9 @@ void check_request(const std::vector<std::string>& prompts, const StableDiffusio
   check_parts(params);
   check_image(params, traits, latents[0]);
   check_control_images(params, traits, prompts.size());
-  check_argument(traits.is_xl || !(params.prompt_2 || params.negative_prompt_2 || params.original_size ||
-                                   params.target_size || params.negative_original_size || params.negative_target_size),
-                 "prompt_2, negative_prompt_2 and the sizes that a model is told of are SDXL's; this isn't one");
+  check_argument(traits.is_xl || !(params.original_size || params.target_size || params.negative_original_size ||
+                                   params.negative_target_size),
+                 "the sizes that a model is told of are SDXL's; this isn't one");
 }
 
 }  // namespace deepcache

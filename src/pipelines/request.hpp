@@ -21,6 +21,9 @@ struct ModelTraits {
   bool is_inpainting() const { return in_channels != latent_channels; }
 };
 
+/// Whether the image to begin with is latents already.
+bool holds_latents(const StableDiffusionParams& params, const ModelTraits& traits);
+
 /// See StableDiffusionPipeline::resolve.
 StableDiffusionParams resolve(StableDiffusionParams params, const ModelTraits& traits);
 

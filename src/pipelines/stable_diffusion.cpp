@@ -17,6 +17,7 @@
 #include "pipelines/prepare_latents.hpp"
 #include "pipelines/prompt_encoder.hpp"
 #include "pipelines/request.hpp"
+#include "pipelines/scheduler_source.hpp"
 #include "pipelines/step_range.hpp"
 
 namespace deepcache {
@@ -66,8 +67,8 @@ struct StableDiffusionPipeline::Impl {
   Impl(const ModelPackage& package, const LoadOptions& options)
       : device(options.device),
         dtype(package.dtype()),
-        scheduler_config(package.file("scheduler/scheduler_config.json")),
-        scheduler(Scheduler::from_config(scheduler_config, options.scheduler)),
+        scheduler_source(package, options.scheduler),
+        scheduler(scheduler_source.make()),
         prompt_encoder(package, device),
         unet(UNet::load(package.file("unet/model.pt"), device, dtype)),
         vae(package, device),
@@ -83,8 +84,9 @@ struct StableDiffusionPipeline::Impl {
     check_request(prompts, params, traits);
     check_argument(params.eta == 0 || scheduler->has_ddim_options(), "eta is an option of DDIM; {} has none, got {}",
                    scheduler->name(), params.eta);
-    set_timesteps(*scheduler, params);
+    set_timesteps(*scheduler_source.make(), params);  // not the pipeline's own, which may be in a run
     prompt_encoder.validate(prompts, params);
+    vae.prepare(params.vae, params.image.defined() && (!holds_latents(params, traits) || traits.is_inpainting()));
     return params;
   }
 
@@ -117,7 +119,7 @@ struct StableDiffusionPipeline::Impl {
 
   torch::Device device;
   torch::Dtype dtype;
-  std::filesystem::path scheduler_config;
+  SchedulerSource scheduler_source;
   std::unique_ptr<Scheduler> scheduler;
   PromptEncoder prompt_encoder;
   UNet unet;
@@ -179,16 +181,24 @@ std::int64_t StableDiffusionPipeline::vae_scale_factor() const {
 }
 
 bool StableDiffusionPipeline::shares_latents_with(const StableDiffusionPipeline& other) const {
-  return impl_->vae.shares_latents_with(other.impl_->vae);
+  return impl_->vae.shares_latents_with(other.impl_->vae) &&
+         impl_->scheduler->keeps_variance() == other.impl_->scheduler->keeps_variance();
 }
 
 torch::Tensor StableDiffusionPipeline::decode(const torch::Tensor& latents, const VaeOptions& options) const {
+  const auto channels = impl_->traits.latent_channels;
+  check_argument(latents.dim() == 4 && latents.size(1) == channels && latents.is_floating_point(),
+                 "latents must be floating-point values of shape [B, {}, h, w], got {} [{}]", channels,
+                 c10::toString(latents.scalar_type()), fmt::join(latents.sizes(), ", "));
+  impl_->vae.prepare(options, false);
   const torch::NoGradGuard no_grad;
   return impl_->vae.decode(latents, options);
 }
 
 void StableDiffusionPipeline::set_scheduler(std::string_view class_name) {
-  impl_->scheduler = Scheduler::from_config(impl_->scheduler_config, class_name);
+  auto source = impl_->scheduler_source.with(class_name);
+  impl_->scheduler = source.make();
+  impl_->scheduler_source = std::move(source);
 }
 
 std::string StableDiffusionPipeline::scheduler_name() const {

@@ -17,9 +17,11 @@ std::int64_t count_from(const Scheduler& scheduler, double share) {
 
 /// The call that a run of `strength` begins with.
 std::int64_t begin_of_strength(const Scheduler& scheduler, std::int64_t num_inference_steps, double strength) {
-  const auto kept = static_cast<std::int64_t>(static_cast<double>(num_inference_steps) * strength);
+  const auto steps = static_cast<double>(num_inference_steps);
+  const auto kept = static_cast<std::int64_t>(steps * strength);
+  const auto least = steps * (1 / steps) < 1 ? std::nextafter(1 / steps, 1.0) : 1 / steps;
   check_argument(kept >= 1, "strength {} leaves none of {} steps; the least is {}", strength, num_inference_steps,
-                 1.0 / static_cast<double>(num_inference_steps));
+                 least);
   return (num_inference_steps - std::min(kept, num_inference_steps)) * scheduler.order();
 }
 
@@ -39,8 +41,11 @@ StepRange set_timesteps(Scheduler& scheduler, const StableDiffusionParams& param
   const auto calls = scheduler.timesteps().size(0);
   const StepRange range{.begin = begin_of(scheduler, params),
                         .end = params.denoising_end ? count_from(scheduler, *params.denoising_end) : calls};
-  check_argument(range.size() > 0, "none of {} steps lies between denoising_start {} and denoising_end {}",
-                 params.num_inference_steps, params.denoising_start.value_or(0), params.denoising_end.value_or(1));
+  check_argument(
+      range.size() > 0, "none of {} steps lies between denoising_start {}{} and denoising_end {}",
+      params.num_inference_steps, params.denoising_start.value_or(0),
+      params.image.defined() && !params.denoising_start ? fmt::format(" (strength {})", *params.strength) : "",
+      params.denoising_end.value_or(1));
   return range;
 }
 

@@ -67,8 +67,6 @@ class MultistepSolver : public SchedulerBase {
   /// `outputs` and a newer one, without those that the solver's order has no use for.
   std::vector<torch::Tensor> append(const std::vector<torch::Tensor>& outputs, const torch::Tensor& output) const;
 
-  const MultistepSolverOptions& solver_options() const { return options_; }
-
  private:
   /// `indices` of the run's calls, [1] or [B].
   torch::Tensor add_noise_of(const torch::Tensor& indices, const torch::Tensor& original_samples,

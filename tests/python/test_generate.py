@@ -147,6 +147,19 @@ class ParityTest(GenerateTest):
         self.assertEqual([step["mode"] for step in report["steps"]], ["full", "cached", "cached", "full"] * 2)
         self.assertEqual(len({step["timestep"] for step in report["steps"]}), 8)
 
+    def test_inpainting_and_refiner(self):
+        # What is kept stays as it was, in both of them.
+        pictures = dict(image=self.image, mask_image=self.mask, height=64, width=80, strength=1.0)
+        name = "StableDiffusionXLInpaintPipeline"
+        latents = self.python("sdxl", name, "DDIMScheduler", **pictures, denoising_end=0.6)
+        expected = self.python(
+            "sdxl_refiner", name, "DDIMScheduler", **pictures | dict(image=latents), denoising_start=0.6
+        )
+        pair = "--refine", PACKAGES / "sdxl_refiner", "--refiner-start", 0.6
+        actual = self.latents("sdxl", "-i", "i.png", "--mask", "m.png", "--strength", 1, "--cfg-scale", 7.5, *pair)
+        self.expect_close(actual, expected)
+        self.expect_close(actual[..., :5], latents[..., :5])
+
 
 class OutputTest(GenerateTest):
     def test_images_have_the_size_asked_for_or_their_own(self):
@@ -172,6 +185,13 @@ class OutputTest(GenerateTest):
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertRegex(result.stdout, "faster, PSNR")
         self.assertLessEqual({"c.png", "output.png", "output-uncached.png"}, {f.name for f in self.folder.iterdir()})
+
+    def test_any_model_of_the_same_latents_goes_on(self):
+        alone = self.latents("sd1")
+        pair = self.latents("sd1", "--refiner", PACKAGES / "sd2", "--report", "r.json")
+        self.assertFalse(torch.equal(alone, pair))
+        report = json.loads((self.folder / "r.json").read_text())
+        self.assertEqual(report["request"]["refiner"], {"start": 0.8, "scheduler": "DDIMScheduler"})
 
     def test_model_types_of_the_original(self):
         for model, name, arguments in (
@@ -228,7 +248,7 @@ class BadInputTest(GenerateTest):
             self.expect_refused(message, "sd1", *arguments)
 
     def test_flags_that_a_family_has_no_use_for(self):
-        self.expect_refused("are SDXL's", "sd1", "--prompt-2", "x")
+        self.expect_refused("this model has one", "sd1", "--prompt-2", "x")
         self.expect_refused("needs an image and a mask", "sd1_inpaint")
         self.expect_refused("needs a mask too", "sd1_inpaint", "-i", "i.png")
         self.expect_refused("this model refines pictures", "sdxl_refiner")
@@ -237,6 +257,10 @@ class BadInputTest(GenerateTest):
 
     def test_model_types(self):
         self.expect_refused("sdxl is a model of type sdxl, not sd1.5", "sdxl", "--model_type", "sd1.5")
+        self.expect_refused(
+            "sd-img2img has no use for --mask",
+            "sd1", "--model_type", "sd-img2img", "-i", "i.png", "--mask", "m.png",
+        )  # fmt: skip
         self.expect_refused("sd-img2img needs --image", "sd1", "--model_type", "sd-img2img")
         self.expect_refused("sd-inpaint needs --image and --mask", "sd1", "--model_type", "sd-inpaint", "-i", "i.png")
         self.expect_refused("(?s)model_type.*magic.*", "sd1", "--model_type", "magic")
@@ -247,11 +271,11 @@ class BadInputTest(GenerateTest):
         config = other / "vae/config.json"
         config.write_text(json.dumps(json.loads(config.read_text()) | {"scaling_factor": 0.5}))
         accept(other, "vae/config.json")
-        self.expect_refused("the refiner's latents aren't the model's", "sdxl", "--refiner", "other")
+        self.expect_refused("the refiner can't go on with the model's latents", "sdxl", "--refiner", "other")
         self.expect_refused("no such folder: absent", "sdxl", "--refiner", "absent")
         for start in 0, 1, 1.5:
             self.expect_refused(
-                "denoising_.* must be above 0 and below 1",
+                "refiner_start must be above 0 and below 1",
                 "sdxl", "--refiner", PACKAGES / "sdxl_refiner", "--refiner-start", start,
             )  # fmt: skip
 

@@ -175,8 +175,8 @@ TEST(ImageMetrics, EqualAndErrors) {
       {"11x11 pixels or more, got [3, 10, 16]"});
 }
 
-TEST(RunReports, InfinitePsnrAndAnyPromptAreValidJson) {
-  RunReport report{.model = "m", .scheduler = "DDIMScheduler", .prompt = "broken \xff utf8", .params = {}, .cache = {}};
+TEST(RunReports, AnInfinitePsnrIsValidJson) {
+  RunReport report{.request = R"({"model": "m"})"};
   report.compare = {
       .milliseconds_uncached = 2, .speedup = 1, .psnr_db = psnr(torch::ones(1), torch::ones(1)), .ssim = 1};
   EXPECT_NE(report.json().find("\"psnr_db\": null"), std::string::npos);

@@ -78,39 +78,47 @@ TEST(MultistepSolver, RefusesUnsupportedSettings) {
     const char* settings;
     std::vector<std::string> message;
   } const cases[] = {
-      {"dpm++_2m", R"("solver_order": 0)", {"solver_order", "is 0;", "from 1 to 3"}},
-      {"dpm++_2m", R"("solver_order": 4)", {"solver_order", "is 4;"}},
-      {"dpm++_2m", R"("algorithm_type": "dpmsolver+")", {"algorithm_type", R"("dpmsolver", "dpmsolver++")"}},
-      {"dpm++_2m", R"("algorithm_type": "dpmsolver")", {"final_sigmas_type", "sigma_min", "algorithm_type"}},
-      {"dpm++_2m", R"("algorithm_type": "sde-dpmsolver")", {"final_sigmas_type", "sigma_min", "sde-dpmsolver"}},
-      {"dpm++_2m",
+      {"DPMSolverMultistepScheduler", R"("solver_order": 0)", {"solver_order", "is 0;", "from 1 to 3"}},
+      {"DPMSolverMultistepScheduler", R"("solver_order": 4)", {"solver_order", "is 4;"}},
+      {"DPMSolverMultistepScheduler",
+       R"("algorithm_type": "dpmsolver+")",
+       {"algorithm_type", R"("dpmsolver", "dpmsolver++")"}},
+      {"DPMSolverMultistepScheduler",
+       R"("algorithm_type": "dpmsolver")",
+       {"final_sigmas_type", "sigma_min", "algorithm_type"}},
+      {"DPMSolverMultistepScheduler",
+       R"("algorithm_type": "sde-dpmsolver")",
+       {"final_sigmas_type", "sigma_min", "sde-dpmsolver"}},
+      {"DPMSolverMultistepScheduler",
        R"("algorithm_type": "sde-dpmsolver", "final_sigmas_type": "sigma_min", "solver_order": 3)",
        {"solver_order", "is 3;", "sde-dpmsolver"}},
-      {"dpm++_2m", R"("solver_type": "euler")", {"solver_type", R"("midpoint", "heun")"}},
-      {"dpm++_2m", R"("lower_order_final": 1)", {"lower_order_final"}},
-      {"dpm++_2m", R"("euler_at_final": null)", {"euler_at_final"}},
-      {"dpm++_2m", R"("use_karras_sigmas": "yes")", {"use_karras_sigmas"}},
-      {"dpm++_2m",
+      {"DPMSolverMultistepScheduler", R"("solver_type": "euler")", {"solver_type", R"("midpoint", "heun")"}},
+      {"DPMSolverMultistepScheduler", R"("lower_order_final": 1)", {"lower_order_final"}},
+      {"DPMSolverMultistepScheduler", R"("euler_at_final": null)", {"euler_at_final"}},
+      {"DPMSolverMultistepScheduler", R"("use_karras_sigmas": "yes")", {"use_karras_sigmas"}},
+      {"DPMSolverMultistepScheduler",
        R"("use_karras_sigmas": true, "use_exponential_sigmas": true)",
        {"use_karras_sigmas", "use_exponential_sigmas"}},
-      {"dpm++_2m",
+      {"DPMSolverMultistepScheduler",
        R"("use_beta_sigmas": true, "use_exponential_sigmas": true)",
        {"use_exponential_sigmas", "use_beta_sigmas", "only one"}},
-      {"dpm++_2m", R"("use_beta_sigmas": "yes")", {"use_beta_sigmas"}},
-      {"dpm++_2m", R"("use_flow_sigmas": true)", {"use_flow_sigmas", "is true;"}},
-      {"dpm++_2m", R"("use_lu_lambdas": 1)", {"use_lu_lambdas"}},
-      {"dpm++_2m", R"("final_sigmas_type": "one")", {"final_sigmas_type", R"("zero", "sigma_min")"}},
-      {"dpm++_2m", R"("lambda_min_clipped": "low")", {"lambda_min_clipped", "\"low\""}},
-      {"dpm++_2m", R"("lambda_min_clipped": Infinity)", {"lambda_min_clipped", "Infinity"}},
-      {"dpm++_2m", R"("lambda_min_clipped": 100)", {"lambda_min_clipped", "is 100;"}},
-      {"dpm++_2m", R"("variance_type": "learned")", {"variance_type", "\"learned\"", "null"}},
-      {"dpm++_2m", R"("variance_type": "learned_range")", {"variance_type", "\"learned_range\""}},
-      {"dpm++_2m", R"("prediction_type": "flow_prediction")", {"prediction_type", "\"flow_prediction\""}},
-      {"dpm++_2m", R"("thresholding": 1)", {"thresholding"}},
-      {"dpm++_2m", R"("timestep_spacing": "log")", {"timestep_spacing"}},
-      {"dpm++_2m", R"("steps_offset": -1)", {"steps_offset"}},
-      {"dpm++_2m", R"("rescale_betas_zero_snr": 1)", {"rescale_betas_zero_snr"}},
-      {"dpm++_2m", R"("sigma_min": 0)", {"sigma_min", "is 0;"}},
+      {"DPMSolverMultistepScheduler", R"("use_beta_sigmas": "yes")", {"use_beta_sigmas"}},
+      {"DPMSolverMultistepScheduler", R"("use_flow_sigmas": true)", {"use_flow_sigmas", "is true;"}},
+      {"DPMSolverMultistepScheduler", R"("use_lu_lambdas": 1)", {"use_lu_lambdas"}},
+      {"DPMSolverMultistepScheduler", R"("final_sigmas_type": "one")", {"final_sigmas_type", R"("zero", "sigma_min")"}},
+      {"DPMSolverMultistepScheduler", R"("lambda_min_clipped": "low")", {"lambda_min_clipped", "\"low\""}},
+      {"DPMSolverMultistepScheduler", R"("lambda_min_clipped": Infinity)", {"lambda_min_clipped", "Infinity"}},
+      {"DPMSolverMultistepScheduler", R"("lambda_min_clipped": 100)", {"lambda_min_clipped", "is 100;"}},
+      {"DPMSolverMultistepScheduler", R"("variance_type": "learned")", {"variance_type", "\"learned\"", "null"}},
+      {"DPMSolverMultistepScheduler", R"("variance_type": "learned_range")", {"variance_type", "\"learned_range\""}},
+      {"DPMSolverMultistepScheduler",
+       R"("prediction_type": "flow_prediction")",
+       {"prediction_type", "\"flow_prediction\""}},
+      {"DPMSolverMultistepScheduler", R"("thresholding": 1)", {"thresholding"}},
+      {"DPMSolverMultistepScheduler", R"("timestep_spacing": "log")", {"timestep_spacing"}},
+      {"DPMSolverMultistepScheduler", R"("steps_offset": -1)", {"steps_offset"}},
+      {"DPMSolverMultistepScheduler", R"("rescale_betas_zero_snr": 1)", {"rescale_betas_zero_snr"}},
+      {"DPMSolverMultistepScheduler", R"("sigma_min": 0)", {"sigma_min", "is 0;"}},
       {"dpm++_2m_sde", R"("solver_order": 4)", {"solver_order"}},
       {"unipc", R"("solver_order": 4)", {"solver_order", "is 4;"}},
       {"unipc", R"("solver_type": "bh3")", {"solver_type", R"("bh1", "bh2")"}},
@@ -137,6 +145,19 @@ TEST(MultistepSolver, RefusesUnsupportedSettings) {
 }
 
 /// There diffusers divides by 0.
+TEST(MultistepSolver, ShortNamesSayTheMethodWhateverTheSettings) {
+  const auto last = [](const char* name, const char* settings) {
+    const auto scheduler = make(name, settings);
+    scheduler->set_timesteps(8);
+    return run(*scheduler).back();
+  };
+  const auto* const others = R"("algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": true, "solver_order": 3, )";
+  EXPECT_TRUE(last("dpm++_2m", others).equal(last("dpm++_2m", "")));
+  EXPECT_TRUE(last("dpm++_2m_sde", others).equal(last("dpm++_2m_sde", "")));
+  EXPECT_TRUE(last("dpm++_2m_karras", R"("use_lu_lambdas": true, )").equal(last("dpm++_2m_karras", "")));
+  EXPECT_FALSE(last("DPMSolverMultistepScheduler", others).equal(last("dpm++_2m", "")));
+}
+
 TEST(MultistepSolver, RefusesStepsThatBeginAtOneNoiseLevel) {
   for (const auto* name : {"dpm++_2m", "unipc"}) {
     const auto linspace = make(name);

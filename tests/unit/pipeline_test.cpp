@@ -114,8 +114,61 @@ TEST_F(PipelineTest, APackageOfAnUnknownSchedulerRunsWithAnotherOne) {
   EXPECT_TRUE(other("red heart", quick()).latents.equal(pipe("red heart", quick()).latents));
 }
 
+TEST_F(PipelineTest, PackagesThatLackANetwork) {
+  const TemporaryFolder folder;
+  const auto without = [&](const char* name) {
+    return edited_package(folder, "one_layer", "deepcache.json", [&](auto& json) { json["files"].erase(name); });
+  };
+  expect_error<std::runtime_error>([&] { StableDiffusionPipeline::load(without("vae/decoder.pt")); },
+                                   {"deepcache.json lists no vae/decoder.pt"});
+  expect_error<std::runtime_error>([&] { StableDiffusionPipeline::load(without("text_encoder/model.pt")); },
+                                   {"the package has no text encoder"});
+  auto other = StableDiffusionPipeline::load(without("vae/encoder.pt"));
+  EXPECT_NO_THROW(other.validate({"x"}, quick()));
+  auto params = quick();
+  params.image = torch::zeros({3, 64, 64});
+  expect_error<std::runtime_error>([&] { other.validate({"x"}, params); }, {"lists no vae/encoder.pt"});
+  params.image = torch::zeros({1, 4, 8, 8});  // latents, which nothing encodes
+  EXPECT_NO_THROW(other.validate({"x"}, params));
+}
+
+TEST_F(PipelineTest, TilesNeedPixels) {
+  const TemporaryFolder folder;
+  const auto package =
+      edited_package(folder, "one_layer", "vae/config.json", [](auto& json) { json["sample_size"] = 8; });
+  const auto other = StableDiffusionPipeline::load(package);
+  auto params = quick();
+  EXPECT_NO_THROW(other.validate({"x"}, params));
+  params.vae.tiling = true;
+  const std::vector<std::string> message{"a side of 8 pixels, its sample_size; it must be 16 or more"};
+  expect_error<std::invalid_argument>([&] { other.validate({"x"}, params); }, message);
+  expect_error<std::invalid_argument>([&] { other.decode(torch::zeros({1, 4, 8, 8}), params.vae); }, message);
+}
+
+TEST_F(PipelineTest, LatentsThatCannotBeDecoded) {
+  for (const auto& latents :
+       {torch::zeros({4, 8, 8}), torch::zeros({1, 3, 8, 8}), torch::zeros({1, 4, 8, 8}, torch::kLong)})
+    expect_error<std::invalid_argument>([&] { pipe.decode(latents); }, {"latents must be", "[B, 4, h, w], got"});
+}
+
+TEST_F(PipelineTest, ValidatingDuringARunLeavesItAlone) {
+  pipe.set_scheduler("plms");
+  auto params = quick();
+  params.num_inference_steps = 6;
+  const auto expected = pipe("red heart", params).latents;
+  params.callback = [&](const PipelineStep&) {
+    pipe.validate({"panda"}, quick());
+    return true;
+  };
+  EXPECT_TRUE(pipe("red heart", params).latents.equal(expected));
+}
+
 TEST_F(PipelineTest, ModelsThatItDoesNotKnow) {
   const TemporaryFolder folder;
+  const auto vae = edited_package(folder, "one_layer", "vae/config.json",
+                                  [](auto& json) { json["block_out_channels"] = std::vector<int>(16, 8); });
+  expect_error<std::runtime_error>([&] { StableDiffusionPipeline::load(vae); },
+                                   {"vae/config.json", "block_out_channels must have 1 to 15 entries, got 16"});
   const auto package =
       edited_package(folder, "one_layer", "unet/config.json", [](auto& json) { json["in_channels"] = 8; });
   expect_error<std::runtime_error>([&] { StableDiffusionPipeline::load(package); },
@@ -133,7 +186,7 @@ TEST_F(PipelineTest, ParametersOutOfRange) {
   refuse([](auto& p) { p.guidance_rescale = 1.5; }, {"guidance_rescale must be 0 to 1, got 1.5"});
   refuse([](auto& p) { p.clip_skip = 3; }, {"clip_skip must be 0 to 2 for this model, got 3"});
   refuse([](auto& p) { p.clip_skip = -1; }, {"clip_skip must be 0 to 2", "got -1"});
-  refuse([](auto& p) { p.prompt_2 = "x"; }, {"are SDXL's"});
+  refuse([](auto& p) { p.prompt_2 = "x"; }, {"second text encoder's; this model has one"});
   refuse([](auto& p) { p.target_size = ImageSize{64, 64}; }, {"are SDXL's"});
   refuse([](auto& p) { p.negative_prompt = "\xff"; }, {"UTF-8"});
   refuse([](auto& p) { p.eta = 1.5; }, {"eta must be 0 to 1, got 1.5"});
@@ -160,6 +213,40 @@ TEST_F(PipelineTest, WhatIsLeftToTheModel) {
   EXPECT_EQ(pixels.strength, 0.8);
   const auto latents = pipe.resolve({.image = torch::zeros({1, 4, 8, 9})});
   EXPECT_EQ(std::tie(latents.height, latents.width), std::make_tuple(64, 72));
+}
+
+TEST(PipelineFamilies, DefaultsAreThoseOfTheTask) {
+  const auto image = torch::zeros({3, 64, 64});
+  const auto mask = torch::zeros({1, 64, 64});
+  const std::vector<ControlImage> control{{.image = image}};
+  struct {
+    const char* package;
+    StableDiffusionParams params;
+    std::optional<double> guidance, strength, scale;
+  } const cases[] = {
+      {"sd1", {}, 7.5, {}, {}},
+      {"sd1", {.image = image}, 7.5, 0.8, {}},
+      {"sd1", {.image = image, .mask = mask}, 7.5, 1.0, {}},
+      {"sd1", {.control_images = control}, 7.5, {}, 1.0},
+      {"sd1", {.image = image, .control_images = control}, 7.5, 0.8, 0.8},
+      {"sd1", {.image = image, .mask = mask, .control_images = control}, 7.5, 1.0, 0.5},
+      {"sdxl", {}, 5.0, {}, {}},
+      {"sdxl", {.image = image}, 5.0, 0.3, {}},
+      {"sdxl", {.image = image, .mask = mask}, 7.5, 0.9999, {}},
+      {"sdxl", {.control_images = control}, 5.0, {}, 1.0},
+      {"sdxl", {.image = image, .control_images = control}, 5.0, 0.8, 0.8},
+      {"sdxl", {.image = image, .mask = mask, .control_images = control}, 5.0, 0.9999, 1.0},
+  };
+  for (const auto& test : cases) {
+    const auto pipe =
+        StableDiffusionPipeline::load(std::filesystem::path(DEEPCACHE_TEST_DATA) / "packages" / test.package);
+    const auto resolved = pipe.resolve(test.params);
+    EXPECT_EQ(resolved.guidance_scale, test.guidance);
+    EXPECT_EQ(resolved.strength, test.strength);
+    if (test.scale) {
+      EXPECT_EQ(resolved.control_images.at(0).conditioning_scale, test.scale);
+    }
+  }
 }
 
 TEST_F(PipelineTest, AnImageOfLatentsIsNotEncodedAgain) {
@@ -241,7 +328,25 @@ TEST(PipelineFamilies, PaintingModelsAndRefinersNeedPictures) {
   const auto refiner = StableDiffusionPipeline::load(folder / "sdxl_refiner");
   expect_error<std::invalid_argument>([&] { refiner.validate({"x"}, quick()); },
                                       {"refines pictures: it needs an image"});
+  expect_error<std::invalid_argument>(
+      [&] {
+        auto second = quick();
+        second.image = torch::zeros({3, 64, 64});
+        second.prompt_2 = "x";
+        refiner.validate({"x"}, second);
+      },
+      {"second text encoder's; this model has one"});
   EXPECT_TRUE(refiner.shares_latents_with(painting));
+}
+
+TEST(PipelineFamilies, ASecondNegativePromptNeedsTheFirst) {
+  const auto pipe = StableDiffusionPipeline::load(std::filesystem::path(DEEPCACHE_TEST_DATA) / "packages/sdxl");
+  auto params = quick();
+  params.negative_prompt_2 = "ugly";
+  expect_error<std::invalid_argument>([&] { pipe.validate({"x"}, params); },
+                                      {"negative_prompt_2 needs a negative_prompt"});
+  params.negative_prompt = "";
+  EXPECT_NO_THROW(pipe.validate({"x"}, params));
 }
 
 TEST(PipelineLoading, DeviceThatIsNotThere) {

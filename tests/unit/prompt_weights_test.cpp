@@ -44,6 +44,8 @@ TEST(PromptWeights, WeightsThatAreNoNumbers) {
   for (const auto& weight : std::vector<std::string>{"1.2.3", ".", "-.", "..5", std::string(400, '9')})
     expect_error<std::invalid_argument>([&] { parse_prompt_weights("(a:" + weight + ")"); },
                                         {"must be a number, such as 1.3", "got " + weight});
+  for (const auto* prompt : {"(a:1001)", "((a:900):2)", "(b:-1001)"})
+    expect_error<std::invalid_argument>([&] { parse_prompt_weights(prompt); }, {"within -1000 and 1000, got"});
   EXPECT_NO_THROW(parse_prompt_weights("a:1.2.3)")) << "closes nothing, so it is text";
 }
 

@@ -1,0 +1,173 @@
+#include "pipelines/jobs.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <fstream>
+#include <limits>
+#include <optional>
+#include <set>
+
+#include "deepcache/image.hpp"
+#include "deepcache/tensor_io.hpp"
+#include "deepcache/video.hpp"
+#include "error.hpp"
+
+namespace deepcache {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr auto kReplaceBroken = nlohmann::ordered_json::error_handler_t::replace;  // a prompt may hold anything
+
+struct Run {
+  Painted painted;
+  RunReport report;
+};
+
+void append(CacheStats& stats, const CacheStats& more) {
+  stats.steps.insert(stats.steps.end(), more.steps.begin(), more.steps.end());
+  stats.full_steps += more.full_steps;
+  stats.cached_steps += more.cached_steps;
+  stats.cache_bytes = std::max(stats.cache_bytes, more.cache_bytes);
+  stats.macs_saved += more.macs_saved;
+}
+
+Run run(const Job& job, std::vector<Helper>& helpers, CacheParams cache, bool cached) {
+  if (!cached)
+    cache = {.cache_interval = 1, .cache_branch_id = cache.cache_branch_id, .cache_module = cache.cache_module};
+  for (auto& helper : helpers) helper.set_params(cache);
+  Run run{.painted = {}, .report = {.request = job.request.dump(-1, ' ', false, kReplaceBroken), .cache = cache}};
+  const auto start = std::chrono::steady_clock::now();
+  run.painted = job.run([&](const PipelineStep& step) {
+    run.report.timesteps.push_back(step.timestep);
+    return true;
+  });
+  const std::chrono::duration<double, std::milli> elapsed = std::chrono::steady_clock::now() - start;
+  run.report.milliseconds = elapsed.count();
+  run.report.stats = helpers.at(0).stats();
+  for (std::size_t i = 1; i < helpers.size(); ++i) append(run.report.stats, helpers[i].stats());
+  return run;
+}
+
+RunComparison compare(const Run& cached, const Run& full) {
+  const auto& pictures = cached.painted.pictures;
+  const bool has_ssim = std::min(pictures.size(-2), pictures.size(-1)) >= 11;  // its window
+  return {.milliseconds_uncached = full.report.milliseconds,
+          .speedup = full.report.milliseconds / cached.report.milliseconds,
+          .psnr_db = psnr(pictures, full.painted.pictures),
+          .ssim = has_ssim ? ssim(pictures, full.painted.pictures) : std::numeric_limits<double>::quiet_NaN()};
+}
+
+/// heart.png, or heart-2.png for one of several pictures; `suffix` tells uncached ones apart.
+fs::path numbered(fs::path file, std::size_t index, std::size_t count, const std::string& suffix = "") {
+  if (!file.has_filename()) file = file.parent_path();  // a folder of frames, "heart/"
+  const auto number = count > 1 ? fmt::format("-{}", index + 1) : "";
+  return file.parent_path() / (file.stem().string() + number + suffix + file.extension().string());
+}
+
+/// Fails before the model runs rather than after.
+void check_writable(const fs::path& file) {
+  const bool existed = fs::exists(file);
+  const bool good = !fs::is_directory(file) && std::ofstream(file, std::ios::app).is_open();
+  std::error_code ignored;
+  if (good && !existed) fs::remove(file, ignored);
+  check_data(good, "can't write {}", file.string());
+}
+
+void check_outputs(const JobOptions& options, std::size_t count) {
+  const auto& outputs = options.outputs;
+  check_argument(options.compare || outputs.contact_sheet.empty(), "a contact sheet needs a comparison");
+  check_argument(!outputs.image.empty(), "the pictures' file has no name");
+  std::vector<fs::path> files;
+  for (const auto& file : {outputs.report, outputs.contact_sheet, outputs.latents})
+    if (!file.empty()) files.push_back(file);
+  for (std::size_t i = 0; i < count; ++i) {
+    files.push_back(numbered(outputs.image, i, count));
+    if (options.compare) files.push_back(numbered(outputs.image, i, count, "-uncached"));
+  }
+  std::set<fs::path> names;
+  for (const auto& file : files) {
+    check_argument(names.insert(fs::absolute(file).lexically_normal()).second, "two outputs would have the name {}",
+                   file.string());
+    const bool is_video = file != outputs.report && file != outputs.contact_sheet && file != outputs.latents &&
+                          !options.video_shape.empty();
+    if (is_video)
+      check_video(options.video_shape, file, options.fps);
+    else
+      check_writable(file);
+  }
+}
+
+/// Greys become colours.
+torch::Tensor in_colours(const torch::Tensor& picture) {
+  auto shape = picture.sizes().vec();
+  shape.at(shape.size() - 3) = 3;
+  return picture.expand(shape);
+}
+
+/// Of a video, the frame in the middle.
+torch::Tensor still(const torch::Tensor& picture) {
+  return picture.dim() == 4 ? picture[picture.size(0) / 2] : picture;
+}
+
+void save(const torch::Tensor& picture, const fs::path& file, double fps, const PngText& text) {
+  if (picture.dim() == 4)
+    save_video(picture, file, fps, {.metadata = text});
+  else
+    save_png(picture, file, text);
+}
+
+void save_contact_sheet(const JobOptions& options, const std::vector<ContactRow>& rows) {
+  constexpr std::int64_t kSmallest = 128, kRowsAcross = 3;
+  const auto scale = std::max<std::int64_t>(1, kSmallest / rows[0].images[0].size(2));
+  const auto& policy = options.cache.policy;
+  const auto cached = policy ? policy->describe() : fmt::format("every {}", options.cache.cache_interval);
+  save_png(contact_sheet({"full", cached}, rows, scale, kRowsAcross), options.outputs.contact_sheet);
+}
+
+}  // namespace
+
+std::vector<RunReport> run_jobs(const std::vector<Job>& jobs, std::vector<Helper>& helpers, const JobOptions& options) {
+  const auto& outputs = options.outputs;
+  const auto count = jobs.size() * options.pictures_a_job;
+  for (auto& helper : helpers) {
+    helper.set_params(options.cache);
+    helper.enable();
+  }
+  check_outputs(options, count);
+  if (options.compare) jobs.at(0).warm_up();
+
+  std::vector<RunReport> reports;
+  std::vector<ContactRow> rows;
+  std::vector<torch::Tensor> latents;
+  for (std::size_t i = 0; i < jobs.size(); ++i) {
+    const auto& job = jobs[i];
+    std::optional<Run> full;
+    if (options.compare) full = run(job, helpers, options.cache, false);
+    if (full && full->painted.cancelled) break;
+    auto cached = run(job, helpers, options.cache, true);
+    if (cached.painted.cancelled) break;
+    if (full) cached.report.compare = compare(cached, *full);
+    for (std::size_t j = 0; j < options.pictures_a_job; ++j) {
+      const auto index = static_cast<std::int64_t>(j);
+      const auto picture = in_colours(cached.painted.pictures[index]);
+      save(picture, numbered(outputs.image, i * options.pictures_a_job + j, count), options.fps,
+           cached.report.png_text(index));
+      if (!full) continue;
+      const auto uncached = in_colours(full->painted.pictures[index]);
+      save(uncached, numbered(outputs.image, i * options.pictures_a_job + j, count, "-uncached"), options.fps,
+           full->report.png_text(index));
+      rows.push_back({job.caption, {still(uncached), still(picture)}});
+    }
+    latents.push_back(cached.painted.latents);
+    reports.push_back(std::move(cached.report));
+    if (options.on_report) options.on_report(reports.back());
+  }
+  if (reports.empty()) return reports;
+  if (!outputs.latents.empty()) save_tensor(torch::cat(latents), outputs.latents);
+  if (!outputs.report.empty()) save_reports(reports, outputs.report);
+  if (!outputs.contact_sheet.empty()) save_contact_sheet(options, rows);
+  return reports;
+}
+
+}  // namespace deepcache
