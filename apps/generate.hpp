@@ -6,7 +6,7 @@ class App;
 
 namespace deepcache::apps {
 
-/// `deepcache generate`: paints with any package of a Stable Diffusion family.
+/// `deepcache generate`: paints with any package.
 void add_generate(CLI::App& app);
 
 }  // namespace deepcache::apps
