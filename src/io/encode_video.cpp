@@ -93,7 +93,7 @@ AvPtr<AVCodecContext> open_encoder(const std::string& name, const torch::Tensor&
   encoder->bit_rate = 0;      // libvpx then keeps the quality constant
   encoder->thread_count = 4;  // not as many as the machine has: the bytes depend on it
   encoder->flags |= AV_CODEC_FLAG_BITEXACT | (global_header ? AV_CODEC_FLAG_GLOBAL_HEADER : 0);
-  encoder->log_level_offset = 1000;  // FFmpeg prints its messages otherwise
+  encoder->log_level_offset = 128;  // less urgent than all that is printed; above 255, levels wrap around
   Settings settings;
   settings.set("crf", std::to_string(crf.value_or(name == kX264 ? 18 : 24)));
   if (name == kVpx) settings.set("cpu-used", "2");
