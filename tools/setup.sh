@@ -10,7 +10,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 build=$1
 packages=(cmake g++ make ninja-build ccache libfmt-dev libspdlog-dev nlohmann-json3-dev libcli11-dev libpng-dev libstb-dev
-  libboost-dev libicu-dev libssl-dev libgtest-dev libgmock-dev)
+  libboost-dev libicu-dev libssl-dev libgtest-dev libgmock-dev libjpeg62-turbo-dev pkgconf
+  libavcodec-dev libavformat-dev libavutil-dev libswscale-dev)  # FFmpeg: for videos; libswscale: for the tests only
 python3 -c "import ensurepip, venv" 2>/dev/null || packages+=(python3-venv)
 
 if command -v dpkg-query >/dev/null; then

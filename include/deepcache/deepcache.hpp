@@ -15,3 +15,4 @@
 #include "deepcache/tensor_io.hpp"
 #include "deepcache/tokenizer.hpp"
 #include "deepcache/unet.hpp"
+#include "deepcache/video.hpp"

@@ -8,9 +8,10 @@
 #include <utility>
 #include <vector>
 
-/// Images as tensors [3, H, W], float32 in [0, 1], on the CPU: as PNG files, resized, side by side, and compared.
+/// Images as tensors [3, H, W], float32 in [0, 1], on the CPU: read from PNG and JPEG files, written as PNG files,
+/// resized, side by side, and compared.
 ///
-/// Not for formats other than PNG.
+/// Not for other formats; videos are in video.hpp.
 namespace deepcache {
 
 /// Keywords and texts (UTF-8) to store in a PNG file, such as {"parameters", "a red heart\nSteps: 50"}.
@@ -21,8 +22,11 @@ using PngText = std::vector<std::pair<std::string, std::string>>;
 /// @throws std::runtime_error if the file can't be written.
 void save_png(const torch::Tensor& image, const std::filesystem::path& file, const PngText& text = {});
 
-/// Reads a PNG file of any kind as an image [3, H, W]: greys become colours, transparency is dropped, 16 bits become 8.
-/// @throws std::runtime_error naming the file if it is missing, no PNG, damaged, or of more than 2^26 pixels.
+/// Reads a PNG or JPEG file, told apart by what is in them, as an image [3, H, W]: greys become colours, transparency
+/// is dropped, 16 bits become 8. A photo that was taken on its side (Exif's orientation, in JPEG files) is turned
+/// upright; of an animated PNG it is the first frame. Colour profiles are ignored.
+/// @throws std::runtime_error naming the file if it is missing, neither PNG nor JPEG, damaged, for print (CMYK), or of
+/// more than 2^26 pixels.
 torch::Tensor load_image(const std::filesystem::path& file);
 
 /// The same as a mask [1, H, W]: the image's luma (ITU-R BT.601), rounded to 8 bits.

@@ -1,4 +1,5 @@
-#include <ATen/Functions.h>
+#include "io/png.hpp"
+
 #include <png.h>
 
 #include <algorithm>
@@ -7,7 +8,6 @@
 #include <memory>
 #include <vector>
 
-#include "deepcache/image.hpp"
 #include "error.hpp"
 #include "io/files.hpp"
 
@@ -50,18 +50,21 @@ bool encode(png_structp png, png_infop info, const std::vector<png_text>& chunks
   return true;
 }
 
-/// RGBA bytes [H, W, 4].
-torch::Tensor read_pixels(const std::filesystem::path& file) {
-  constexpr std::uint64_t kMostPixels = std::uint64_t{1} << 26;
-  const auto bytes = read_file(file);
+}  // namespace
+
+bool is_png(std::string_view bytes) {
+  return bytes.starts_with("\x89PNG\r\n\x1a\n");
+}
+
+torch::Tensor decode_png(std::string_view bytes, std::uint64_t most_pixels, const std::filesystem::path& file) {
   png_image image{};
   image.version = PNG_IMAGE_VERSION;
   const std::unique_ptr<png_image, decltype(&png_image_free)> freed(&image, png_image_free);
   check_data(png_image_begin_read_from_memory(&image, bytes.data(), bytes.size()) != 0,
              "{} can't be read as a PNG image: {}", file.string(), image.message);
   const auto pixels = std::uint64_t{image.width} * image.height;
-  check_data(pixels <= kMostPixels, "{} has {}x{} pixels; the most that is read are {}", file.string(), image.width,
-             image.height, kMostPixels);
+  check_data(pixels <= most_pixels, "{} has {}x{} pixels; the most that is read are {}", file.string(), image.width,
+             image.height, most_pixels);
   image.format = PNG_FORMAT_RGBA;
   image.flags |= PNG_IMAGE_FLAG_16BIT_sRGB;  // which is what files of 16 bits are, if they don't say
   auto values =
@@ -71,29 +74,7 @@ torch::Tensor read_pixels(const std::filesystem::path& file) {
   return values;
 }
 
-}  // namespace
-
-torch::Tensor load_image(const std::filesystem::path& file) {
-  return (read_pixels(file).slice(2, 0, 3).permute({2, 0, 1}).to(torch::kFloat) / 255).contiguous();
-}
-
-torch::Tensor load_mask(const std::filesystem::path& file) {
-  constexpr std::int64_t kRed = 19595, kGreen = 38470, kBlue = 7471;  // sum to 2^16; as Pillow's
-  const auto pixels = read_pixels(file).to(torch::kLong).unbind(2);
-  const auto luma = (kRed * pixels[0] + kGreen * pixels[1] + kBlue * pixels[2] + (1 << 15)).bitwise_right_shift(16);
-  return luma.unsqueeze(0).to(torch::kFloat) / 255;
-}
-
-torch::Tensor resize_image(const torch::Tensor& image, std::int64_t height, std::int64_t width) {
-  check_argument(image.dim() == 3 && image.numel() > 0 && image.is_floating_point(),
-                 "an image to resize must be floating-point values [C, H, W], got {} [{}]",
-                 c10::toString(image.scalar_type()), fmt::join(image.sizes(), ", "));
-  check_argument(height > 0 && width > 0, "an image's size must be 1 or above, got {}x{}", height, width);
-  if (image.size(1) == height && image.size(2) == width) return image;
-  return at::_upsample_bicubic2d_aa(image.unsqueeze(0), {height, width}, false)[0].clamp(0, 1);
-}
-
-void save_png(const torch::Tensor& image, const std::filesystem::path& file, const PngText& text) {
+std::string encode_png(const torch::Tensor& image, const PngText& text, const std::filesystem::path& file) {
   check_argument(image.dim() == 3 && image.size(0) == 3 && image.numel() > 0, "an image must be [3, H, W], got [{}]",
                  fmt::join(image.sizes(), ", "));
   const auto pixels = (image.detach().cpu().to(torch::kFloat).clamp(0, 1) * 255)  // rounds half to even, as NumPy does
@@ -121,7 +102,11 @@ void save_png(const torch::Tensor& image, const std::filesystem::path& file, con
   }
   png_destroy_write_struct(&png, &info);
   check_data(good, "can't encode {} as PNG", file.string());
-  write_file(file, bytes);
+  return bytes;
+}
+
+void save_png(const torch::Tensor& image, const std::filesystem::path& file, const PngText& text) {
+  write_file(file, encode_png(image, text, file));
 }
 
 }  // namespace deepcache

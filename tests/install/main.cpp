@@ -18,6 +18,7 @@ int main(int, char** argv) {
     const auto noise = unet(latents, scheduler->timesteps()[i], text_embeddings);  // full or shallow
     latents = scheduler->step(noise, i, latents);
   }
+  deepcache::save_video(torch::rand({2, 3, 16, 16}), argv[3], 7);  // links what videos need
   const auto stats = helper.stats();
   std::cout << stats.full_steps << " full and " << stats.cached_steps << " cached steps\n";
   return stats.full_steps == 3 && stats.cached_steps == 6 && latents.isfinite().all().item<bool>() ? 0 : 1;

@@ -1,4 +1,4 @@
-# cmake -DMODE=package|sources -DBUILD_DIR=... -DSOURCE_DIR=... -DWORK_DIR=... -DPREFIX_PATH=... -P run.cmake
+# cmake -DMODE=package|sources -DBUILD_DIR=... -DSOURCE_DIR=... -DWORK_DIR=... -DPREFIX_PATH=... -DVIDEO=mp4|png -P run.cmake
 function(run)
   execute_process(COMMAND ${ARGN} COMMAND_ERROR_IS_FATAL ANY)
 endfunction()
@@ -14,4 +14,5 @@ endif()
 run(${CMAKE_COMMAND} -S ${CMAKE_CURRENT_LIST_DIR} -B ${WORK_DIR}/build ${flags})
 run(${CMAKE_COMMAND} --build ${WORK_DIR}/build --target consumer)
 set(package ${SOURCE_DIR}/tests/data/packages/sd1)
-run(${WORK_DIR}/build/consumer ${package}/unet/model.pt ${package}/scheduler/scheduler_config.json)
+run(${WORK_DIR}/build/consumer ${package}/unet/model.pt ${package}/scheduler/scheduler_config.json
+    ${WORK_DIR}/video.${VIDEO})

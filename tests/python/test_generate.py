@@ -234,8 +234,8 @@ class BadInputTest(GenerateTest):
         Image.new("1", (16384, 16384)).save(self.folder / "huge.png")
         for message, *arguments in (
             ("no such file: absent.png", "-i", "absent.png"),
-            ("text.png can't be read as a PNG image", "-i", "text.png"),
-            ("text.png can't be read as a PNG image", "-i", "i.png", "--mask", "text.png"),
+            ("text.png is neither a PNG nor a JPEG image", "-i", "text.png"),
+            ("text.png is neither a PNG nor a JPEG image", "-i", "i.png", "--mask", "text.png"),
             ("i.png has 80x64 pixels, its mask small.png must have as many, got 64x64",
              "-i", "i.png", "--mask", "small.png"),
             ("large.png has 2056x2056 pixels: say which width and height", "-i", "large.png"),

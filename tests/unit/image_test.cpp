@@ -43,9 +43,9 @@ TEST(Png, FilesThatCannotBeRead) {
   };
   refuse({"i.png"});
   write_file(file, "");
-  refuse({"i.png can't be read as a PNG image"});
+  refuse({"i.png is neither a PNG nor a JPEG image"});
   write_file(file, "GIF89a and more");
-  refuse({"i.png can't be read as a PNG image"});
+  refuse({"i.png is neither a PNG nor a JPEG image"});
   save_png(torch::rand({3, 64, 64}), file);
   const auto bytes = read_file(file);
   write_file(file, bytes.substr(0, bytes.size() / 2));
