@@ -72,7 +72,9 @@ class UNet {
 
   /// Tells the enabled helper, if there is one, that the next call begins a run. Pipelines call this themselves.
   /// @param timesteps  the schedule of the run; needed by `StepCounting::kTimesteps` only
-  void begin_run(std::span<const double> timesteps = {}) const;
+  /// @param continues  it is a further part of the run before: the cache is emptied and steps are counted from 0, but
+  ///                   the statistics go on
+  void begin_run(std::span<const double> timesteps = {}, bool continues = false) const;
 
   /// The names of the inputs, as the arguments of the traced `forward` are called.
   std::vector<std::string> input_names() const;

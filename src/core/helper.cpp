@@ -85,8 +85,10 @@ struct Helper::Impl : UNetHook {
     timesteps.clear();
   }
 
-  void begin_run(std::span<const double> schedule) override {
+  void begin_run(std::span<const double> schedule, bool continues) override {
+    auto steps_before = continues ? std::move(steps) : std::vector<Step>();
     reset();
+    steps = std::move(steps_before);
     timesteps.assign(schedule.begin(), schedule.end());
   }
 

@@ -50,8 +50,8 @@ c10::IValue UNet::forward(std::vector<c10::IValue> inputs) const {
   return impl_->backend->run(std::move(inputs));
 }
 
-void UNet::begin_run(std::span<const double> timesteps) const {
-  if (impl_->hook != nullptr) impl_->hook->begin_run(timesteps);
+void UNet::begin_run(std::span<const double> timesteps, bool continues) const {
+  if (impl_->hook != nullptr) impl_->hook->begin_run(timesteps, continues);
 }
 
 std::vector<std::string> UNet::input_names() const {

@@ -13,7 +13,7 @@ class UNetHook {
  public:
   virtual ~UNetHook() = default;
   virtual c10::IValue forward(std::vector<c10::IValue> inputs) = 0;
-  virtual void begin_run(std::span<const double> timesteps) = 0;
+  virtual void begin_run(std::span<const double> timesteps, bool continues) = 0;
 };
 
 struct UNet::Impl {

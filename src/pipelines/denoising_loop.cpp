@@ -52,7 +52,7 @@ Denoised denoise(const UNet& unet, Scheduler& scheduler, const StepRange& range,
   const auto twice_if_guided = [guided](const torch::Tensor& half) { return guided ? torch::cat({half, half}) : half; };
   const auto extra = prepared.extra_channels.defined() ? twice_if_guided(prepared.extra_channels) : torch::Tensor();
   Inputs inputs(unet, conditions, options.schedules);
-  unet.begin_run(schedule);
+  unet.begin_run(schedule, options.continues);
   auto latents = prepared.latents;
   for (std::int64_t i = range.begin; i < range.end; ++i) {
     auto sample = scheduler.scale_model_input(twice_if_guided(latents), i);

@@ -46,6 +46,7 @@ struct DenoisingOptions {
   Schedules schedules = {};
   StepOptions step = {};
   StepCallback callback = {};
+  bool continues = false;  ///< a further part of the run before (`UNet::begin_run`)
 };
 
 struct Denoised {

@@ -299,6 +299,21 @@ TEST(HelperParams, OutOfRangeChangesNothing) {
   EXPECT_EQ(helper.params().cache_branch_id, 7);
 }
 
+TEST(Helper, PartsOfARunBeginAnewInOneStatistic) {
+  const auto unet = test_unet();
+  Helper helper(unet);
+  helper.set_params({.cache_interval = 2});
+  helper.enable();
+  run(unet, 2);
+  unet.begin_run({}, true);
+  call(unet, 2);
+  EXPECT_EQ(helper.stats().cached_steps, 1);
+  EXPECT_EQ(full_steps(helper), (std::vector<bool>{true, false, true}));
+  EXPECT_EQ(helper.stats().steps.back().step_index, 0);
+  EXPECT_EQ(run(unet, 1).size(), 1U);
+  EXPECT_EQ(full_steps(helper), (std::vector<bool>{true}));
+}
+
 TEST(HelperTimesteps, CountsAsPythonDoes) {
   const auto unet = test_unet();
   Helper helper(unet);
