@@ -310,7 +310,7 @@ TEST(Helper, PartsOfARunBeginAnewInOneStatistic) {
   EXPECT_EQ(helper.stats().cached_steps, 1);
   EXPECT_EQ(full_steps(helper), (std::vector<bool>{true, false, true}));
   EXPECT_EQ(helper.stats().steps.back().step_index, 0);
-  EXPECT_EQ(run(unet, 1).size(), 1U);
+  run(unet, 1);
   EXPECT_EQ(full_steps(helper), (std::vector<bool>{true}));
 }
 
