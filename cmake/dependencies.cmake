@@ -26,6 +26,8 @@ if(NOT DEEPCACHE_FFMPEG STREQUAL "OFF")
     set(DEEPCACHE_HAS_FFMPEG TRUE)
   elseif(DEEPCACHE_FFMPEG STREQUAL "ON")
     message(FATAL_ERROR "DEEPCACHE_FFMPEG is ON, but pkg-config doesn't find ${DEEPCACHE_FFMPEG_MODULES}")
+  else()
+    message(STATUS "Without FFmpeg's libraries: no MP4 and WebM files, but animated PNG and folders of frames")
   endif()
 endif()
 

@@ -26,7 +26,7 @@ enum class VideoCodec {
 struct VideoOptions {
   VideoCodec codec = VideoCodec::kAuto;  ///< of MP4 and WebM files
   std::optional<int> crf = {};           ///< of MP4 and WebM files: the less, the better and larger; H.264 0..51, VP9
-                                         ///< 0..63; unless set 18 and 24, where no loss is seen
+                                         ///< 0..63; unless set 18 and 16, whose loss is hard to see
   PngText metadata = {};  ///< keywords and texts to keep in the file: tags of MP4 and WebM, texts of animated PNG and
                           ///< of the first frame of a folder
 };

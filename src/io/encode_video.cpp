@@ -95,7 +95,7 @@ AvPtr<AVCodecContext> open_encoder(const std::string& name, const torch::Tensor&
   encoder->flags |= AV_CODEC_FLAG_BITEXACT | (global_header ? AV_CODEC_FLAG_GLOBAL_HEADER : 0);
   encoder->log_level_offset = 128;  // less urgent than all that is printed; above 255, levels wrap around
   Settings settings;
-  settings.set("crf", std::to_string(crf.value_or(name == kX264 ? 18 : 24)));
+  settings.set("crf", std::to_string(crf.value_or(name == kX264 ? 18 : 16)));
   if (name == kVpx) settings.set("cpu-used", "2");
   check_av(avcodec_open2(encoder.get(), codec, settings.entries()), "open the encoder " + name);
   settings.check_used();

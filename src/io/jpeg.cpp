@@ -100,10 +100,11 @@ torch::Tensor decode_jpeg(std::string_view bytes, std::uint64_t most_pixels, con
   check_data(std::uint64_t{jpeg.image_width} * jpeg.image_height <= most_pixels,
              "{} has {}x{} pixels; the most that is read are {}", file.string(), jpeg.image_width, jpeg.image_height,
              most_pixels);
+  const auto turned = orientation(jpeg);  // before the rows: libjpeg drops Exif data after the last
   auto pixels = torch::empty(
       {static_cast<std::int64_t>(jpeg.image_height), static_cast<std::int64_t>(jpeg.image_width), 3}, torch::kUInt8);
   check_decoded(read_rows(jpeg, handler, pixels.data_ptr<std::uint8_t>()));
-  return upright(pixels, orientation(jpeg));
+  return upright(pixels, turned);
 }
 
 }  // namespace deepcache
