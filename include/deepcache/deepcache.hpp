@@ -14,4 +14,5 @@
 #include "deepcache/stable_diffusion.hpp"
 #include "deepcache/tensor_io.hpp"
 #include "deepcache/tokenizer.hpp"
+#include "deepcache/unconditional.hpp"
 #include "deepcache/unet.hpp"
