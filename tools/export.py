@@ -218,7 +218,8 @@ def write_package(pipe, family, out, dtype, storage, say, stage):
     worst = max(difference(actual[what], expected[what], f"{what} of {run}") for what in expected)
     say(f"{run}: {agreement(worst)}")
     if exact:
-        say(f"{storage} storage: after {run} {psnr(expected['picture'], exact['picture']):.1f} dB to the unrounded weights' picture")
+        decibels = psnr(expected["picture"], exact["picture"])
+        say(f"{storage} storage: after {run} {decibels:.1f} dB to the unrounded weights' picture")
     write_config(pipe, out / "model_index.json")
     write_configs(pipe, out)
     write_config(pipe.scheduler, out / "scheduler/scheduler_config.json")

@@ -341,7 +341,7 @@ def modules(pipe):
 
 
 def load_pipeline(folder, dtype, variant=None, families=FAMILIES):
-    """The pipeline of a local folder, and its family of `families`. @throws UsageError saying what is missing or not known."""
+    """The pipeline of a local folder, and its family. @throws UsageError saying what is missing or not known."""
     index = folder / "model_index.json"
     if not index.is_file():
         raise UsageError(f"{folder}: no diffusers pipeline folder, model_index.json is missing")

@@ -10,7 +10,17 @@ import sys
 from pathlib import Path
 
 REFERENCES = Path(__file__).parent / "references"
-SCRIPTS = ("tokenizer.py", "schedulers.py", "policies.py", "pipelines.py", "controlnet.py", "prompts.py", "macs.py", "images.py")
+SCRIPTS = (
+    "tokenizer.py",
+    "schedulers.py",
+    "policies.py",
+    "pipelines.py",
+    "controlnet.py",
+    "ddpm.py",
+    "prompts.py",
+    "macs.py",
+    "images.py",
+)
 
 for script in SCRIPTS:
     print(script, flush=True)

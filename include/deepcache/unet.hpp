@@ -71,7 +71,8 @@ class UNet {
   c10::IValue forward(std::vector<c10::IValue> inputs) const;
 
   /// Tells the enabled helper, if there is one, that the next call begins a run. Pipelines call this themselves.
-  /// @param timesteps  the schedule of the run; needed by `StepCounting::kTimesteps`, `SkipMode::kQuad` and `kCenter` only
+  /// @param timesteps  the schedule of the run; needed by `StepCounting::kTimesteps`, `SkipMode::kQuad` and `kCenter`
+  /// only
   void begin_run(std::span<const double> timesteps = {}) const;
 
   /// The names of the inputs, as the arguments of the traced `forward` are called.

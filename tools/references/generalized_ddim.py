@@ -1,4 +1,4 @@
-"""A plain model of DDIM's own sampler, which DeepCache's experiments with DDPM use, in the shape of a diffusers scheduler.
+"""A plain model of the sampler of DDIM's own code, which DeepCache's DDPM experiments use, as a diffusers scheduler.
 
 The arithmetic is that of ermongroup/ddim: betas in float64, kept in float32; even or quadratic spacing; a step leads to
 the next timestep of the run, the last one to the image itself, timestep -1, where alpha is 1; noise is drawn at every

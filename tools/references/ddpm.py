@@ -1,6 +1,6 @@
 """Records what Python's unconditional pipelines give with and without caching, and exports the models that they ran.
 
-    python tools/references/unconditional.py [--out tests/data]
+    python tools/references/ddpm.py [--out tests/data]
 
 Writes packages/ddpm/, a UNet2DModel laid out as DDPM's of CIFAR-10 in small, packages/ddpm_grey/, one of greys whose
 pictures aren't square, and unconditional/<case>.pt, a dictionary of tensors, strings and numbers that
@@ -37,7 +37,7 @@ from pipelines import cut, export, quiet, save_results, versions
 from policies import full_steps, original_functions
 from tiny_pipelines import ROOT, telling
 
-COMMAND = "python tools/references/unconditional.py"
+COMMAND = "python tools/references/ddpm.py"
 # DDPM's own network (arXiv 2006.11239) as diffusers configures it.
 DDPM_UNET = dict(
     freq_shift=1,
