@@ -20,10 +20,7 @@ from export import DTYPES, quiet  # noqa: E402
 from families import unet_forward, unet_xl_forward, view_of  # noqa: E402
 from full_size import UNETS, make_unet  # noqa: E402
 from tracing import strip  # noqa: E402
-
-
-def unconditional_forward(_, original):
-    return lambda sample, timestep: original(sample, timestep, return_dict=False)[0]
+from unconditional import unconditional_forward  # noqa: E402
 
 
 def inputs(config):

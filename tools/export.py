@@ -28,8 +28,9 @@ import transformers
 
 from adapters import adapt
 from controlnets import is_model_folder, load_controlnet
-from families import SCHEDULERS, UsageError, load_pipeline, modules, vae_in
+from families import FAMILIES, SCHEDULERS, UsageError, load_pipeline, modules, vae_in
 from tracing import CheckError, check_network, check_sizes, difference, round_weights, save_network, trace_network
+from unconditional import FAMILIES as UNCONDITIONAL
 
 FORMAT_VERSION = 2
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -61,8 +62,12 @@ class Progress:
 
 
 def sample(pipe, family):
-    """A short DDIM run: final latents, and the picture that they decode to."""
+    """A short DDIM run: final latents, and the picture that they decode to; or the picture alone."""
     scheduler, pipe.scheduler = pipe.scheduler, diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
+    if family.sample:
+        tensors = family.sample(pipe, CHECK_STEPS)
+        pipe.scheduler = scheduler
+        return tensors
     side = 16 * pipe.vae_scale_factor
     generator, channels = torch.Generator().manual_seed(1), dict(image=3, mask_image=1)
     arguments = {name: torch.rand(1, channels[name], side, side, generator=generator) for name in family.pictures}
@@ -81,7 +86,8 @@ def sample(pipe, family):
     pipe.scheduler = scheduler
     decoder = next(network for network in family.networks if network.file == "vae/decoder.pt")
     vae = vae_in(pipe, decoder.dtype(pipe))
-    return latents, vae.decode(latents.to(decoder.dtype(pipe)) / vae.config.scaling_factor, return_dict=False)[0]
+    picture = vae.decode(latents.to(decoder.dtype(pipe)) / vae.config.scaling_factor, return_dict=False)[0]
+    return {"latents": latents, "picture": picture}
 
 
 def agreement(worst):
@@ -209,10 +215,11 @@ def write_package(pipe, family, out, dtype, storage, say, stage):
             if network.stand_in:
                 stack.enter_context(mock.patch.object(*network.stand_in(pipe, loaded[network.file])))
         actual = sample(pipe, family)
-    worst = max(difference(actual[i], expected[i], f"{what} of {run}") for i, what in enumerate(("latents", "picture")))
+    worst = max(difference(actual[what], expected[what], f"{what} of {run}") for what in expected)
     say(f"{run}: {agreement(worst)}")
     if exact:
-        say(f"{storage} storage: after {run} {psnr(expected[1], exact[1]):.1f} dB to the unrounded weights' picture")
+        decibels = psnr(expected["picture"], exact["picture"])
+        say(f"{storage} storage: after {run} {decibels:.1f} dB to the unrounded weights' picture")
     write_config(pipe, out / "model_index.json")
     write_configs(pipe, out)
     write_config(pipe.scheduler, out / "scheduler/scheduler_config.json")
@@ -267,7 +274,9 @@ def export(
             pipe, family = load_controlnet(source, DTYPES[dtype], variant)
         else:
             write = write_package
-            pipe, family = load_pipeline(source, DTYPES[dtype], variant)
+            pipe, family = load_pipeline(source, DTYPES[dtype], variant, FAMILIES | UNCONDITIONAL)
+            if (loras or textual_inversions) and family.sample:
+                raise UsageError(f"{source}: a model without prompts takes no LoRA and no textual inversion")
             adapt(pipe, loras, textual_inversions, say)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)

@@ -49,6 +49,9 @@ class Family:
     components: dict[str, tuple[str, ...]]  # which the pipeline folder must have, and the classes that will do
     optional: tuple[str, ...] = field(kw_only=True, default=())  # of the components
     pictures: tuple[str, ...] = field(kw_only=True, default=())  # that its pipeline must be given, by argument names
+    # pipeline, number of steps -> tensors by name, of a short run of a pipeline without prompts
+    sample: Callable | None = field(kw_only=True, default=None)
+    top_level: bool = field(kw_only=True, default=False)  # whether components may lie in the pipeline's own folder
     networks: tuple[Network, ...]  # those of a component that the pipeline lacks are left out
     unsupported: dict[str, tuple[str, ...]]  # settings of a component that must not be set
 
@@ -337,7 +340,7 @@ def modules(pipe):
     return [component for component in pipe.components.values() if isinstance(component, torch.nn.Module)]
 
 
-def load_pipeline(folder, dtype, variant=None):
+def load_pipeline(folder, dtype, variant=None, families=FAMILIES):
     """The pipeline of a local folder, and its family. @throws UsageError saying what is missing or not known."""
     index = folder / "model_index.json"
     if not index.is_file():
@@ -347,14 +350,14 @@ def load_pipeline(folder, dtype, variant=None):
         name = components["_class_name"]
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{index}: no _class_name can be read ({error})") from error
-    if name not in FAMILIES:
-        raise UsageError(f"{index}: pipeline class {name} isn't known; known: {', '.join(FAMILIES)}")
-    family = FAMILIES[name]
+    if name not in families:
+        raise UsageError(f"{index}: pipeline class {name} isn't known; known: {', '.join(families)}")
+    family = families[name]
     for component, allowed in family.components.items():
         got = (components.get(component) or [None, None])[1]
         if got is None and component in family.optional:
             continue
-        if got is None or not (folder / component).is_dir():
+        if got is None or not (family.top_level or (folder / component).is_dir()):
             raise UsageError(f"{folder}: component {component} is missing; {name} needs {', '.join(family.components)}")
         if allowed and got not in allowed:
             raise UsageError(f"{index}: {component} is a {got}; supported: {', '.join(allowed)}")

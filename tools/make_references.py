@@ -13,8 +13,10 @@ REFERENCES = Path(__file__).parent / "references"
 SCRIPTS = (
     "tokenizer.py",
     "schedulers.py",
+    "policies.py",
     "pipelines.py",
     "controlnet.py",
+    "ddpm.py",
     "prompts.py",
     "macs.py",
     "images.py",

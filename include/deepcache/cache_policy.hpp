@@ -32,4 +32,17 @@ class CachePolicy {
 /// @throws std::invalid_argument if `cache_interval` is below 1.
 std::shared_ptr<const CachePolicy> make_uniform_policy(std::int64_t cache_interval);
 
+/// Non-uniform 1:N of a run of `num_steps` calls (section 3.2; `sample_from_quad` of the original's
+/// pipeline_stable_diffusion.py): as many full steps as `make_uniform_policy` has, the k-th of n at (k / n)^pow of the
+/// run, so that they are closest together at its begin. Where rounding lets two of them coincide, `pow` is lowered by
+/// 0.02 until they don't, as in the original. Steps beyond `num_steps` are full.
+/// @param pow  above 1, to 10
+/// @throws std::invalid_argument if an argument is out of its range, or if no power above 1 gives that many full steps.
+std::shared_ptr<const CachePolicy> make_quad_policy(std::int64_t num_steps, std::int64_t cache_interval, double pow);
+
+/// The same with the full steps closest together about step `center` (`sample_from_quad_center`).
+/// @param center  0 to num_steps
+std::shared_ptr<const CachePolicy> make_center_policy(std::int64_t num_steps, std::int64_t cache_interval,
+                                                      std::int64_t center, double pow);
+
 }  // namespace deepcache

@@ -14,5 +14,6 @@
 #include "deepcache/stable_diffusion.hpp"
 #include "deepcache/tensor_io.hpp"
 #include "deepcache/tokenizer.hpp"
+#include "deepcache/unconditional.hpp"
 #include "deepcache/unet.hpp"
 #include "deepcache/video.hpp"

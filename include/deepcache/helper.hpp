@@ -31,8 +31,9 @@ enum class StepCounting {
               ///< DeepCacheSDHelper (extension/deepcache.py) counts. PLMS repeats a timestep: 0, 1, 1, 3, ...
 };
 
-/// Which steps are full.
-enum class SkipMode { kUniform };
+/// Which steps are full: by `make_uniform_policy`, `make_quad_policy` or `make_center_policy`. The last two need to
+/// know how many calls of the UNet a run has: pipelines tell, and `UNet::begin_run` does in a loop of one's own.
+enum class SkipMode { kUniform, kQuad, kCenter };
 
 /// Defaults are those of Python's DeepCacheSDHelper.set_params.
 struct CacheParams {
@@ -40,6 +41,8 @@ struct CacheParams {
   std::int64_t cache_branch_id = 0;  ///< the skip concatenation to cut at, counted back from the output
   std::string cache_module = {};     ///< if not empty, names the place instead: "up_blocks.3.resnets.2", or its end
   SkipMode skip_mode = SkipMode::kUniform;
+  double pow = 1.2;         ///< of kQuad and kCenter: above 1, to 10; the higher, the less even
+  std::int64_t center = 0;  ///< of kCenter: the step about which full ones are closest, 0 to the run's number of calls
   StepCounting step_counting = StepCounting::kCalls;
   std::shared_ptr<const CachePolicy> policy = {};  ///< if set, decides instead of skip_mode and cache_interval
 };
@@ -58,9 +61,9 @@ struct CacheStats {
   std::int64_t full_steps = 0;
   std::int64_t cached_steps = 0;
   std::int64_t cache_branch_id = 0;  ///< where the UNet is cut, if by cache_module too
-  std::string policy;                ///< which steps are full: `CachePolicy::describe()`
-  std::int64_t cache_bytes = 0;      ///< held now, all contexts together
-  Macs full_step;                    ///< of one full step, for the shapes of the latest full one
+  std::string policy;  ///< which steps are full: `CachePolicy::describe()`; empty if only a run's begin will tell
+  std::int64_t cache_bytes = 0;  ///< held now, all contexts together
+  Macs full_step;                ///< of one full step, for the shapes of the latest full one
   Macs cached_step;
   std::int64_t macs_saved = 0;  ///< by the cached steps together, at those shapes
 };
@@ -91,7 +94,8 @@ class Helper {
   Helper& operator=(Helper&&) noexcept;
 
   /// Takes effect at the next call; empties the cache, counts steps from 0, clears the statistics.
-  /// @throws std::invalid_argument for an interval below 1, a branch that the UNet doesn't have (the message names the
+  /// @throws std::invalid_argument for an interval below 1, a pow or center out of range, a branch that the UNet
+  /// doesn't have (the message names the
   ///         range), a module name that is unknown or ambiguous, or one that contradicts cache_branch_id.
   void set_params(const CacheParams& params);
   const CacheParams& params() const;

@@ -71,7 +71,7 @@ class UNet {
   c10::IValue forward(std::vector<c10::IValue> inputs) const;
 
   /// Tells the enabled helper, if there is one, that the next call begins a run. Pipelines call this themselves.
-  /// @param timesteps  the schedule of the run; needed by `StepCounting::kTimesteps` only
+  /// @param timesteps  the schedule of the run; needed by `StepCounting::kTimesteps`, `SkipMode::kQuad` and `kCenter`
   /// @param continues  it is a further part of the run before: the cache is emptied and steps are counted from 0, but
   ///                   the statistics go on
   void begin_run(std::span<const double> timesteps = {}, bool continues = false) const;

@@ -5,6 +5,7 @@
 #include <optional>
 #include <tuple>
 
+#include "core/non_uniform_policy.hpp"
 #include "core/step_timer.hpp"
 #include "core/torchscript.hpp"
 #include "core/unet_impl.hpp"
@@ -54,6 +55,22 @@ std::int64_t find_branch(const CacheParams& params, const std::vector<std::strin
   return found[0];
 }
 
+/// Nothing if which steps are full depends on how many there are, and `num_steps` is 0: not known.
+std::shared_ptr<const CachePolicy> choose_policy(const CacheParams& params, std::int64_t num_steps) {
+  if (params.policy) return params.policy;
+  if (params.skip_mode == SkipMode::kUniform) return make_uniform_policy(params.cache_interval);
+  if (num_steps == 0) return nullptr;
+  if (params.skip_mode == SkipMode::kQuad) return make_quad_policy(num_steps, params.cache_interval, params.pow);
+  return make_center_policy(num_steps, params.cache_interval, params.center, params.pow);
+}
+
+/// What can be said before the number of steps is known.
+void check_skip_mode(const CacheParams& params) {
+  if (params.policy || params.skip_mode == SkipMode::kUniform) return;
+  const auto center = params.skip_mode == SkipMode::kCenter ? params.center : 0;
+  check_non_uniform({.cache_interval = params.cache_interval, .center = center, .pow = params.pow});
+}
+
 }  // namespace
 
 struct Helper::Impl : UNetHook {
@@ -83,12 +100,14 @@ struct Helper::Impl : UNetHook {
     contexts.clear();
     steps.clear();
     timesteps.clear();
+    policy = choose_policy(params, 0);
   }
 
   void begin_run(std::span<const double> schedule, bool continues) override {
     auto steps_before = continues ? std::move(steps) : std::vector<Step>();
     reset();
     steps = std::move(steps_before);
+    policy = choose_policy(params, static_cast<std::int64_t>(schedule.size()));
     timesteps.assign(schedule.begin(), schedule.end());
   }
 
@@ -103,6 +122,9 @@ struct Helper::Impl : UNetHook {
 
   c10::IValue step(std::vector<c10::IValue> inputs) {
     backend().check_inputs(inputs);
+    check_argument(policy != nullptr,
+                   "SkipMode::kQuad and kCenter need the run's number of steps: begin each run by "
+                   "unet.begin_run(timesteps), not by reset()");
     auto& state = contexts[context];
     auto signature = signature_of(inputs);
     const auto index = step_index(state, inputs);
@@ -148,7 +170,7 @@ struct Helper::Impl : UNetHook {
   UNet unet;
   CacheParams params;
   std::int64_t branch = 0;
-  std::shared_ptr<const CachePolicy> policy = make_uniform_policy(1);
+  std::shared_ptr<const CachePolicy> policy = make_uniform_policy(1);  // nullptr: it waits for begin_run
   std::string context;
   std::map<std::string, Context> contexts;
   std::vector<double> timesteps;
@@ -167,7 +189,8 @@ Helper::Helper(Helper&&) noexcept = default;
 Helper& Helper::operator=(Helper&&) noexcept = default;
 
 void Helper::set_params(const CacheParams& params) {
-  auto policy = params.policy ? params.policy : make_uniform_policy(params.cache_interval);
+  check_skip_mode(params);
+  auto policy = choose_policy(params, static_cast<std::int64_t>(impl_->timesteps.size()));
   impl_->branch = find_branch(params, impl_->backend().branch_names());
   impl_->policy = std::move(policy);
   impl_->params = params;
@@ -217,7 +240,7 @@ const UNet& Helper::unet() const {
 CacheStats Helper::stats() const {
   CacheStats stats;
   stats.cache_branch_id = impl_->branch;
-  stats.policy = impl_->policy->describe();
+  if (impl_->policy) stats.policy = impl_->policy->describe();
   for (const auto& step : impl_->steps) {
     stats.steps.push_back({step.index, step.context, step.full, step.timer.milliseconds()});
     ++(step.full ? stats.full_steps : stats.cached_steps);

@@ -92,6 +92,11 @@ std::vector<double> ConfigReader::numbers(std::string_view key, double min, doub
   return value->get<std::vector<double>>();
 }
 
+bool ConfigReader::is_list(std::string_view key) const {
+  const auto* value = find(key);
+  return value != nullptr && value->is_array();
+}
+
 std::vector<std::int64_t> ConfigReader::integers(std::string_view key) const {
   const auto* value = find(key);
   if (value == nullptr) return {};

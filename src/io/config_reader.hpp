@@ -35,6 +35,9 @@ class ConfigReader {
   /// Empty if the key is missing or null.
   std::vector<double> numbers(std::string_view key, double min, double max) const;
 
+  /// Whether the setting is a list of anything.
+  bool is_list(std::string_view key) const;
+
   /// Empty if the key is missing.
   std::vector<std::int64_t> integers(std::string_view key) const;
 

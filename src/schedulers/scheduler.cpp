@@ -16,7 +16,7 @@ struct SchedulerClass {
   std::unique_ptr<Scheduler> (*make)(const ConfigReader& config);
 };
 
-/// Class names as diffusers spells them, and short names.
+/// Class names as diffusers spells them, and short names; the last two aren't in diffusers.
 constexpr std::array kClasses{
     SchedulerClass{"DDIMScheduler", make_ddim},
     SchedulerClass{"PNDMScheduler", make_pndm},
@@ -39,6 +39,8 @@ constexpr std::array kClasses{
     SchedulerClass{"euler", make_euler_discrete},
     SchedulerClass{"euler_a", make_euler_ancestral_discrete},
     SchedulerClass{"heun", make_heun_discrete},
+    SchedulerClass{"generalized_ddim", make_generalized_ddim},
+    SchedulerClass{"generalized_ddim_quad", make_generalized_ddim_quad},
 };
 
 const SchedulerClass* find_class(std::string_view name) {

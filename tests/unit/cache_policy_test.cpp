@@ -2,9 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <optional>
 #include <vector>
 
 #include "expect_error.hpp"
+#include "io/files.hpp"
 
 namespace deepcache {
 namespace {
@@ -18,13 +23,17 @@ struct UniformCase {
 
 class UniformPolicyTest : public testing::TestWithParam<UniformCase> {};
 
+std::vector<std::int64_t> full_steps_of(const CachePolicy& policy, std::int64_t num_steps) {
+  std::vector<std::int64_t> full_steps;
+  for (std::int64_t i = 0; i < num_steps; ++i)
+    if (policy.is_full_step(i)) full_steps.push_back(i);
+  return full_steps;
+}
+
 TEST_P(UniformPolicyTest, FullSteps) {
   const auto& param = GetParam();
   const auto policy = make_uniform_policy(param.interval);
-  std::vector<std::int64_t> full_steps;
-  for (std::int64_t i = 0; i < param.steps; ++i)
-    if (policy->is_full_step(i)) full_steps.push_back(i);
-  EXPECT_EQ(full_steps, param.full_steps);
+  EXPECT_EQ(full_steps_of(*policy, param.steps), param.full_steps);
   EXPECT_EQ(policy->describe(), param.description);
 }
 
@@ -39,6 +48,69 @@ TEST(UniformPolicyErrors, IntervalBelowOne) {
   for (const std::int64_t interval : {0, -1})
     expect_error<std::invalid_argument>([&] { make_uniform_policy(interval); },
                                         {"cache_interval must be 1 or above, got " + std::to_string(interval)});
+}
+
+using FullSteps = std::optional<std::vector<std::int64_t>>;
+
+/// Of a case of the original's, nothing if there is no solution.
+FullSteps full_steps_of(const nlohmann::json& recorded) {
+  const std::int64_t steps = recorded.at("num_steps"), interval = recorded.at("cache_interval");
+  const double pow = recorded.at("pow");
+  try {
+    return full_steps_of(recorded.contains("center") ? *make_center_policy(steps, interval, recorded["center"], pow)
+                                                     : *make_quad_policy(steps, interval, pow),
+                         steps);
+  } catch (const std::invalid_argument& error) {
+    EXPECT_NE(std::string(error.what()).find("different full steps"), std::string::npos) << error.what();
+    return std::nullopt;
+  }
+}
+
+TEST(NonUniformPolicy, FullStepsAreTheOriginals) {
+  const auto recorded = read_json(std::filesystem::path(DEEPCACHE_TEST_DATA) / "policies.json");
+  ASSERT_GT(recorded.at("cases").size(), 500U);
+  std::size_t unsolved = 0;
+  for (const auto& entry : recorded.at("cases")) {
+    const auto& expected = entry.at("full_steps");
+    if (expected.is_null()) ++unsolved;
+    EXPECT_EQ(full_steps_of(entry), expected.is_null() ? FullSteps() : expected.get<FullSteps::value_type>()) << entry;
+  }
+  EXPECT_GT(unsolved, 0U);
+}
+
+TEST(NonUniformPolicy, CenterWithSignedRealsWouldBeWrong) {
+  EXPECT_EQ(full_steps_of(*make_center_policy(50, 5, 15, 1.4), 50),
+            (std::vector<std::int64_t>{0, 5, 9, 13, 17, 21, 26, 31, 37, 43}));
+  EXPECT_EQ(full_steps_of(*make_center_policy(50, 3, 15, 1.4), 50),
+            (std::vector<std::int64_t>{0, 3, 6, 8, 11, 13, 15, 17, 20, 22, 25, 28, 32, 35, 38, 42, 46}));
+}
+
+TEST(NonUniformPolicy, DescriptionsTellRulesApart) {
+  EXPECT_EQ(make_quad_policy(50, 5, 1.4)->describe(), "quad, pow 1.4, 1 of 5 steps in a run of 50");
+  EXPECT_EQ(make_center_policy(40, 5, 15, 1.4)->describe(), "center 15, pow 1.4, 1 of 5 steps in a run of 40");
+  EXPECT_EQ(make_quad_policy(50, 1, 1.4)->describe(), "every step");
+}
+
+TEST(NonUniformPolicy, BeyondTheRunEveryStepIsFull) {
+  const auto policy = make_quad_policy(10, 5, 1.4);
+  EXPECT_FALSE(policy->is_full_step(9));
+  EXPECT_TRUE(policy->is_full_step(10));
+  EXPECT_TRUE(policy->is_full_step(1000));
+}
+
+TEST(NonUniformPolicyErrors, OutOfRange) {
+  const auto expect = [](std::int64_t steps, std::int64_t interval, std::int64_t center, double pow,
+                         const std::string& message) {
+    expect_error<std::invalid_argument>([&] { make_center_policy(steps, interval, center, pow); }, {message});
+  };
+  expect(50, 0, 15, 1.4, "cache_interval must be 1 or above, got 0");
+  expect(50, 5, 15, 1.0, "pow must be above 1, to 10, got 1");
+  expect(50, 5, 15, std::nan(""), "pow must be above 1, to 10, got nan");
+  expect(50, 5, 15, 10.5, "pow must be above 1, to 10, got 10.5");
+  expect(50, 5, -1, 1.4, "center must be 0 or above, got -1");
+  expect(50, 5, 51, 1.4, "center must be 0 to the run's 50 steps, got 51");
+  expect(0, 5, 0, 1.4, "the number of steps must be 1 to 1000000, got 0");
+  expect_error<std::invalid_argument>([] { make_quad_policy(50, 5, 0.5); }, {"pow must be above 1, to 10, got 0.5"});
 }
 
 }  // namespace

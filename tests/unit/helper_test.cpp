@@ -368,5 +368,47 @@ TEST(HelperSources, FromFileOrModuleAndAnyInputs) {
   EXPECT_EQ(helper.stats().cached_steps, 1);
 }
 
+/// Of quad, with pow 1.4 and interval 3 in a run of ten: 0, 1, 3, 6.
+TEST(Helper, NonUniformModesNeedTheSchedule) {
+  const auto unet = test_unet();
+  const std::vector<double> schedule{9, 8, 7, 6, 5, 4, 3, 2, 1, 0};
+  Helper helper(unet);
+  helper.set_params({.cache_interval = 3, .skip_mode = SkipMode::kQuad, .pow = 1.4});
+  helper.enable();
+  expect_error<std::invalid_argument>([&] { call(unet, 0); }, {"number of steps", "unet.begin_run(timesteps)"});
+  expect_error<std::invalid_argument>([&] { run(unet, 2); }, {"unet.begin_run(timesteps)"});  // begins without one
+  EXPECT_EQ(helper.stats().policy, "");
+
+  const auto policy = make_quad_policy(10, 3, 1.4);
+  std::vector<bool> expected;
+  for (int i = 0; i < 10; ++i) expected.push_back(policy->is_full_step(i));
+  for (int repeat = 0; repeat < 2; ++repeat) {
+    unet.begin_run(schedule);
+    for (int i = 0; i < 10; ++i) call(unet, i);
+    EXPECT_EQ(full_steps(helper), expected);
+    EXPECT_EQ(helper.stats().policy, policy->describe());
+  }
+  helper.reset();
+  expect_error<std::invalid_argument>([&] { call(unet, 0); }, {"not by reset()"});
+  unet.begin_run(schedule);
+  helper.set_params({.cache_interval = 3, .skip_mode = SkipMode::kCenter, .pow = 1.4, .center = 5});  // keeps it
+  call(unet, 0);
+  EXPECT_EQ(helper.stats().policy, make_center_policy(10, 3, 5, 1.4)->describe());
+}
+
+TEST(Helper, NonUniformModesOutOfRange) {
+  Helper helper(test_unet());
+  const auto expect = [&](const CacheParams& params, const std::string& message) {
+    expect_error<std::invalid_argument>([&] { helper.set_params(params); }, {message});
+  };
+  expect({.cache_interval = 0, .skip_mode = SkipMode::kQuad}, "cache_interval must be 1 or above, got 0");
+  expect({.cache_interval = 3, .skip_mode = SkipMode::kQuad, .pow = 1}, "pow must be above 1, to 10, got 1");
+  expect({.cache_interval = 3, .skip_mode = SkipMode::kCenter, .center = -1}, "center must be 0 or above, got -1");
+  helper.set_params({.cache_interval = 2, .skip_mode = SkipMode::kCenter, .pow = 1.4, .center = 25});
+  helper.enable();
+  const std::vector<double> schedule(50);
+  expect_error<std::invalid_argument>([&] { helper.unet().begin_run(schedule); }, {"different full steps"});
+}
+
 }  // namespace
 }  // namespace deepcache

@@ -20,6 +20,8 @@ BRANCHES = {
     "sdxl_refiner": 9,
     "lora": 6,
     "textual_inversion": 6,
+    "ddpm": 12,
+    "ddpm_grey": 6,
 }
 
 
@@ -83,6 +85,10 @@ class Case:
             "image_of",
         )
         return {key: value for key, value in asdict(self).items() if key not in optional or value}
+
+    def is_full(self, step, calls):
+        """Whether a step of so many is a full one."""
+        return step % self.cache_interval == 0
 
     @property
     def is_xl(self):

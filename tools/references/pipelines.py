@@ -93,7 +93,7 @@ def cut(pipe, case):
         nonlocal calls, first, places, feature
         step = calls if case.count == "calls" else pipe.scheduler.timesteps.tolist().index(timestep.item())
         first = step if first is None else first
-        full, operands = (step - first) % case.cache_interval == 0, []
+        full, operands = case.is_full(step - first, len(pipe.scheduler.timesteps)), []
 
         def cat(tensors, dim=0):
             if dim == 1 and len(tensors) == 2:

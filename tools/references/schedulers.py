@@ -25,6 +25,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 
 import scheduler_cases
+from generalized_ddim import GeneralizedDDIMScheduler
 from scheduler_cases.common import HALF_TYPES, TRAINED_BETAS
 
 SIZES = (2, 4, 6, 5)
@@ -50,12 +51,16 @@ def stand_in(sample, timestep):
     return sample * 0.95 - sample * 0.15 / (sample * sample + 1) + 0.1 * timestep / 1000
 
 
+def scheduler_class(name):
+    return GeneralizedDDIMScheduler if name == "GeneralizedDDIMScheduler" else getattr(diffusers, name)
+
+
 def make_scheduler(class_name, config):
     """As Scheduler::from_json(json, class_name) does: `class_name` may differ from the class that the file names."""
     config = {**config, **SETTINGS.get(class_name, {})}
     class_name = SHORT_NAMES.get(class_name, class_name)
-    saved = getattr(diffusers, config.get("_class_name", class_name)).from_config(config)
-    return getattr(diffusers, class_name).from_config(saved.config)
+    saved = scheduler_class(config.get("_class_name", class_name)).from_config(config)
+    return scheduler_class(class_name).from_config(saved.config)
 
 
 def int64_tensor(numbers):

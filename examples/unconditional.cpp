@@ -1,0 +1,35 @@
+// Pictures without a prompt, with DeepCache: DDPM's models of CIFAR-10, LSUN, or any other UNet2DModel.
+//
+//   unconditional models/church 4 church
+
+#include <deepcache/deepcache.hpp>
+
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <string>
+
+int main(int argc, char** argv) try {
+  if (argc != 4) {
+    std::fprintf(stderr, "usage: unconditional PACKAGE COUNT OUTPUT\nwrites OUTPUT-0.png, OUTPUT-1.png, ...\n");
+    return 2;
+  }
+  auto pipe = deepcache::UnconditionalPipeline::load(argv[1], {.scheduler = "ddim"});
+  deepcache::Helper helper(pipe);
+  helper.set_params({.cache_interval = 5, .cache_branch_id = 2});  // as the paper of DeepCache runs these models
+  helper.enable();
+
+  const auto result = pipe({.batch_size = std::atoll(argv[2]), .num_inference_steps = 100});
+  for (std::int64_t i = 0; i < result.images.size(0); ++i) {
+    const auto colours = result.images[i].expand({3, -1, -1});  // of greys too
+    deepcache::save_png(colours, std::string(argv[3]) + "-" + std::to_string(i) + ".png");
+  }
+
+  const auto stats = helper.stats();
+  std::printf("%lld full and %lld cached steps\n", static_cast<long long>(stats.full_steps),
+              static_cast<long long>(stats.cached_steps));
+  return 0;
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "unconditional: %s\n", error.what());
+  return 2;
+}

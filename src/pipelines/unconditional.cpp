@@ -1,0 +1,165 @@
+#include "deepcache/unconditional.hpp"
+
+#include <algorithm>
+
+#include "core/torchscript.hpp"
+#include "deepcache/noise.hpp"
+#include "deepcache/scheduler.hpp"
+#include "error.hpp"
+#include "models/model_package.hpp"
+#include "pipelines/denoising_loop.hpp"
+
+namespace deepcache {
+namespace {
+
+constexpr const char* kFamily = "unconditional";
+
+const ModelPackage& check_family(const ModelPackage& package, const std::filesystem::path& folder) {
+  check_data(package.family() == kFamily, "{} holds a model of family \"{}\"; this pipeline runs {}", folder.string(),
+             package.family(), kFamily);
+  return package;
+}
+
+/// [C, H, W] of the model's pictures.
+std::vector<std::int64_t> read_shape(const ConfigReader& config) {
+  constexpr std::int64_t kMostPixels = 65536;
+  config.require("sample_size");
+  const auto channels = config.integer("in_channels", 3, 1, 3);
+  const auto out_channels = config.integer("out_channels", 3, 1, 6);
+  check_data(channels != 2, "in_channels must be 3, or 1 of greys, got 2");
+  check_data(out_channels == channels, "out_channels must be the {} of in_channels, got {}: no learned variance",
+             channels, out_channels);
+  if (!config.is_list("sample_size")) {
+    const auto side = config.integer("sample_size", 0, 1, kMostPixels);
+    return {channels, side, side};
+  }
+  const auto sides = config.integers("sample_size");
+  check_data(sides.size() == 2 && sides[0] > 0 && sides[1] > 0 && std::max(sides[0], sides[1]) <= kMostPixels,
+             "sample_size must be a number of pixels or [height, width], each 1 to {}, got [{}]", kMostPixels,
+             fmt::join(sides, ", "));
+  return {channels, sides[0], sides[1]};
+}
+
+void check_inputs(const UNet& unet) {
+  for (const auto& name : unet.input_names())
+    check_data(name == "sample" || name == "timestep",
+               "the UNet has an input \"{}\"; this pipeline knows sample, timestep", name);
+}
+
+}  // namespace
+
+struct UnconditionalPipeline::Impl {
+  Impl(const ModelPackage& package, const LoadOptions& options)
+      : device(options.device),
+        dtype(package.dtype()),
+        scheduler_config(package.file("scheduler/scheduler_config.json")),
+        scheduler(Scheduler::from_config(scheduler_config, options.scheduler)),
+        shape(package.read("unet/config.json", read_shape)),
+        unet(UNet::load(package.file("unet/model.pt"), device, dtype)) {
+    check_inputs(unet);
+  }
+
+  UnconditionalParams resolve(const UnconditionalParams& asked) const {
+    constexpr std::int64_t kDdpmSteps = 1000, kSteps = 50;
+    auto params = asked;
+    if (!params.num_inference_steps)
+      params.num_inference_steps =
+          std::min(scheduler->name() == "DDPMScheduler" ? kDdpmSteps : kSteps, scheduler->num_train_timesteps());
+    return params;
+  }
+
+  std::vector<std::int64_t> latent_shape(const UnconditionalParams& params) const {
+    std::vector<std::int64_t> sizes{params.batch_size};
+    sizes.insert(sizes.end(), shape.begin(), shape.end());
+    return sizes;
+  }
+
+  /// All that can be wrong with a request is found here, before anything is computed. Sets the timesteps.
+  void check(const UnconditionalParams& params) const {
+    check_argument(params.batch_size >= 1, "batch_size must be 1 or above, got {}", params.batch_size);
+    check_argument(params.eta >= 0 && params.eta <= 1, "eta must be 0 to 1, got {}", params.eta);
+    check_argument(scheduler->has_ddim_options() || (params.eta == 0 && !params.use_clipped_model_output),
+                   "eta and use_clipped_model_output are options of DDIM; {} has none, got {} and {}",
+                   scheduler->name(), params.eta, params.use_clipped_model_output);
+    check_argument(params.seeds.size() == 1 || std::cmp_equal(params.seeds.size(), params.batch_size),
+                   "there must be one seed, or one for each of the {} pictures, got {}", params.batch_size,
+                   params.seeds.size());
+    const auto sizes = latent_shape(params);
+    if (params.latents.defined())
+      check_argument(params.latents.sizes() == sizes && params.latents.is_floating_point(),
+                     "latents must be floating-point values of shape [{}], got {} [{}]", fmt::join(sizes, ", "),
+                     c10::toString(params.latents.scalar_type()), fmt::join(params.latents.sizes(), ", "));
+    scheduler->set_timesteps(*params.num_inference_steps);
+  }
+
+  UnconditionalResult run(const UnconditionalParams& params) {
+    check(params);
+    const torch::NoGradGuard no_grad;
+    const auto options = torch::TensorOptions().dtype(dtype).device(device);
+    NoiseGenerator noise(params.seeds);
+    const auto initial =
+        params.latents.defined() ? params.latents.to(options) : noise.randn(latent_shape(params), options);
+    const auto result = denoise(
+        unet, *scheduler, {.begin = 0, .end = scheduler->timesteps().size(0)},
+        {.latents = initial * scheduler->init_noise_sigma()}, {},
+        {.step = {.eta = params.eta, .use_clipped_model_output = params.use_clipped_model_output, .noise = &noise},
+         .callback = params.callback});
+    const auto images = [&] { return (result.latents / 2 + 0.5).clamp(0, 1).to(torch::kCPU, torch::kFloat); };
+    return {.images = result.cancelled ? torch::Tensor() : images(),
+            .latents = result.latents,
+            .cancelled = result.cancelled};
+  }
+
+  torch::Device device;
+  torch::Dtype dtype;
+  std::filesystem::path scheduler_config;
+  std::unique_ptr<Scheduler> scheduler;
+  std::vector<std::int64_t> shape;  // of a picture
+  UNet unet;
+};
+
+UnconditionalPipeline::UnconditionalPipeline(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+UnconditionalPipeline::~UnconditionalPipeline() = default;
+UnconditionalPipeline::UnconditionalPipeline(UnconditionalPipeline&&) noexcept = default;
+UnconditionalPipeline& UnconditionalPipeline::operator=(UnconditionalPipeline&&) noexcept = default;
+
+UnconditionalPipeline UnconditionalPipeline::load(const std::filesystem::path& folder, const LoadOptions& options) {
+  check_device(options.device);
+  check_argument(options.controlnets.empty(), "ControlNets go with Stable Diffusion, not with unconditional models");
+  const ModelPackage package(folder);
+  return UnconditionalPipeline(std::make_unique<Impl>(check_family(package, folder), options));
+}
+
+UnconditionalResult UnconditionalPipeline::operator()(const UnconditionalParams& params) {
+  return impl_->run(impl_->resolve(params));
+}
+
+void UnconditionalPipeline::validate(const UnconditionalParams& params) const {
+  impl_->check(impl_->resolve(params));
+}
+
+UnconditionalParams UnconditionalPipeline::resolve(const UnconditionalParams& params) const {
+  return impl_->resolve(params);
+}
+
+std::vector<std::int64_t> UnconditionalPipeline::latent_shape(const UnconditionalParams& params) const {
+  return impl_->latent_shape(params);
+}
+
+void UnconditionalPipeline::set_scheduler(std::string_view class_name) {
+  impl_->scheduler = Scheduler::from_config(impl_->scheduler_config, class_name);
+}
+
+std::string UnconditionalPipeline::scheduler_name() const {
+  return impl_->scheduler->name();
+}
+
+std::string UnconditionalPipeline::model_type() const {
+  return "ddpm";
+}
+
+UNet UnconditionalPipeline::unet() const {
+  return impl_->unet;
+}
+
+}  // namespace deepcache
