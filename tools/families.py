@@ -23,12 +23,14 @@ class UsageError(Exception):
 
 @dataclass(frozen=True)
 class Size:
-    """The free dimensions of an example input: batch, latent height and width, prompt length in tokens."""
+    """The free dimensions of an example input: batch, latent height and width, prompt length in tokens, and a video's
+    frames."""
 
     batch: int
     height: int
     width: int
     length: int
+    frames: int = 1
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Family:
     pictures: tuple[str, ...] = field(kw_only=True, default=())  # that its pipeline must be given, by argument names
     networks: tuple[Network, ...]  # those of a component that the pipeline lacks are left out
     unsupported: dict[str, tuple[str, ...]]  # settings of a component that must not be set
+    # pipeline -> final latents and what they decode to, of a short run; none: export.py's, of a prompt
+    run: Callable | None = field(kw_only=True, default=None)
 
 
 def view_of(module, make_forward):
@@ -319,6 +323,7 @@ FAMILIES = {
     "StableDiffusionXLImg2ImgPipeline": replace(STABLE_DIFFUSION_XL, optional=("tokenizer", "text_encoder"), **IMAGE),
     "StableDiffusionXLInpaintPipeline": replace(STABLE_DIFFUSION_XL, **IMAGE_AND_MASK),
 }
+LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")  # of families that don't name them
 # The schedulers of the C++ library (kClasses in src/schedulers/scheduler.cpp), with its short names for them.
 SCHEDULERS = {
     "DDIMScheduler": "ddim",
@@ -365,10 +370,8 @@ def load_pipeline(folder, dtype, variant=None):
             variant=variant,
             local_files_only=True,
             use_safetensors=True,
-            safety_checker=None,
-            feature_extractor=None,
-            image_encoder=None,
             requires_safety_checker=False,
+            **{part: None for part in LEFT_OUT if part not in family.components},
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise UsageError(f"{folder}: diffusers can't load it: {error}") from error

@@ -20,6 +20,7 @@ BRANCHES = {
     "sdxl_refiner": 9,
     "lora": 6,
     "textual_inversion": 6,
+    "svd": 6,
 }
 
 
