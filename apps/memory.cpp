@@ -14,9 +14,8 @@ Memory measure_memory(const torch::jit::Module& unet, const std::vector<c10::IVa
   const auto full_step = count_macs(full, inputs);
   auto shallow_inputs = inputs;
   shallow_inputs.push_back(full_step.outputs.at(1));
-  Memory memory{.full_step = full_step.peak_bytes,
-                .cached_step = count_macs(shallow, shallow_inputs).peak_bytes,
-                .decoding = {}};
+  Memory memory{
+      .full_step = full_step.peak_bytes, .cached_step = count_macs(shallow, shallow_inputs).peak_bytes, .decoding = {}};
   if (!decoder) return memory;
   const auto graph = inference_graph(*decoder);
   const auto latents = first_tensor(full_step.outputs.at(0));

@@ -13,7 +13,7 @@ namespace deepcache::apps {
 /// outputs. Weights, and what an operator takes for itself, come on top.
 struct Memory {
   std::int64_t full_step = 0;
-  std::int64_t cached_step = 0;                    ///< at branch 0, with the cached feature
+  std::int64_t cached_step = 0;                   ///< at branch 0, with the cached feature
   std::map<std::int64_t, std::int64_t> decoding;  ///< of one video, by the frames decoded at a time
 };
 

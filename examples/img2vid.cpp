@@ -4,10 +4,25 @@
 
 #include <deepcache/deepcache.hpp>
 
+#include <array>
 #include <cstdio>
 #include <exception>
 #include <filesystem>
 #include <string>
+
+namespace {
+
+/// Frames [F, 3, H, W] as 00.png, 01.png, ...
+void save_frames(const torch::Tensor& frames, const std::filesystem::path& folder) {
+  std::filesystem::create_directories(folder);
+  for (std::int64_t i = 0; i < frames.size(0); ++i) {
+    std::array<char, 32> name{};
+    std::snprintf(name.data(), name.size(), "%02lld.png", static_cast<long long>(i));
+    deepcache::save_png(frames[i], folder / name.data());
+  }
+}
+
+}  // namespace
 
 int main(int argc, char** argv) try {
   if (argc != 4 && argc != 6) {
@@ -25,16 +40,11 @@ int main(int argc, char** argv) try {
     params.width = std::stoll(argv[5]);
   }
   const auto result = pipe(deepcache::load_image(argv[2]), params);
-  const auto frames = result.frames[0];  // [F, 3, H, W], of the one video
-
-  const std::filesystem::path folder = argv[3];
-  std::filesystem::create_directories(folder);
-  for (std::int64_t i = 0; i < frames.size(0); ++i)
-    deepcache::save_png(frames[i], folder / ((i < 10 ? "0" : "") + std::to_string(i) + ".png"));
+  save_frames(result.frames[0], argv[3]);
 
   const auto stats = helper.stats();
-  std::printf("%lld frames, %lld full and %lld cached steps\n", static_cast<long long>(frames.size(0)),
-              static_cast<long long>(stats.full_steps), static_cast<long long>(stats.cached_steps));
+  std::printf("%lld full and %lld cached steps\n", static_cast<long long>(stats.full_steps),
+              static_cast<long long>(stats.cached_steps));
   return 0;
 } catch (const std::exception& error) {
   std::fprintf(stderr, "img2vid: %s\n", error.what());

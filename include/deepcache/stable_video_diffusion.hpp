@@ -32,8 +32,8 @@ struct StableVideoDiffusionParams {
   std::int64_t width = 1024;  ///< likewise. Images of another size are resized to it
   std::optional<std::int64_t> num_frames = {};  ///< 1 or above; not set: the model's own, 14 of SVD, 25 of SVD-XT
   std::int64_t num_inference_steps = 25;        ///< 1 to the training steps
-  double min_guidance_scale = 1.0;  ///< of the first frame; it rises (or falls) evenly to the last frame's
-  double max_guidance_scale = 3.0;  ///< of the last frame; 1 or below: no guidance, and then min mustn't be above 1
+  double min_guidance_scale = 1.0;              ///< of the first frame; it rises (or falls) evenly to the last frame's
+  double max_guidance_scale = 3.0;      ///< of the last frame; 1 or below: no guidance, and then min mustn't be above 1
   std::int64_t fps = 7;                 ///< that the model is told, 1 to 1000
   std::int64_t motion_bucket_id = 127;  ///< the higher, the more motion, 0 to 1023; the models learned 0 to 255
   double noise_aug_strength = 0.02;     ///< standard deviation of the noise on the image (in [-1, 1]), 0 or above

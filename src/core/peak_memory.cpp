@@ -58,9 +58,8 @@ void on_end(const at::RecordFunction& function, at::ObserverContext*) {
 
 MemoryMeter::MemoryMeter(const std::vector<c10::IValue>& inputs)
     : held_(std::make_unique<Held>()),
-      handle_(at::addThreadLocalCallback(at::RecordFunctionCallback(on_start, on_end)
-                                             .needsOutputs(true)
-                                             .scopes({at::RecordScope::FUNCTION}))) {
+      handle_(at::addThreadLocalCallback(
+          at::RecordFunctionCallback(on_start, on_end).needsOutputs(true).scopes({at::RecordScope::FUNCTION}))) {
   held = held_.get();
   for (const auto& input : inputs) held->peak += hold(input);
 }

@@ -73,7 +73,14 @@ torch::Tensor resize_rows(const torch::Tensor& images, std::int64_t to) {
 }  // namespace
 
 torch::Tensor resize_lanczos(const torch::Tensor& images, std::int64_t height, std::int64_t width) {
-  return resize_rows(resize_rows(images, width).transpose(-1, -2), height).transpose(-1, -2).contiguous();
+  const auto columns = [&](const torch::Tensor& pixels) {
+    return resize_rows(pixels.transpose(-1, -2), height).transpose(-1, -2);
+  };
+  // What comes first rounds first. Since version 13, Pillow begins with the height where it shrinks much more.
+  const auto shrunk = images.size(-2) - height;
+  const bool height_first = shrunk > 0 && shrunk > 2 * (images.size(-1) - width);
+  const auto resized = height_first ? resize_rows(columns(images), width) : columns(resize_rows(images, width));
+  return resized.contiguous();
 }
 
 }  // namespace deepcache

@@ -119,7 +119,7 @@ TEST(VideoParityInputs, ImagesAreResizedAsPillowDoesIt) {
   for (std::int64_t i = 0; i < sizes.size(0); ++i) {
     const auto resized =
         resize_lanczos(recorded.tensor("image"), sizes[i][0].item<std::int64_t>(), sizes[i][1].item<std::int64_t>());
-    expect_tensor_near(resized, expected[static_cast<std::size_t>(i)].get().toTensor(), 0);
+    expect_tensor_near(resized, expected[static_cast<std::size_t>(i)].toTensor(), 0);
   }
 }
 
@@ -128,8 +128,8 @@ TEST(VideoParityInputs, ImagesForTheEncoderAreSmoothedAsDiffusersDoesIt) {
   const auto images = recorded.at("images").toListRef();
   const auto expected = recorded.at("antialiased").toListRef();
   for (std::size_t i = 0; i < images.size(); ++i) {
-    const auto image = images[i].get().toTensor().unsqueeze(0).to(torch::kFloat) / 255 * 2 - 1;
-    expect_tensor_near(resize_with_antialiasing(image, 32, 32), expected[i].get().toTensor(), 1e-6);
+    const auto image = images[i].toTensor().unsqueeze(0).to(torch::kFloat) / 255 * 2 - 1;
+    expect_tensor_near(resize_with_antialiasing(image, 32, 32), expected[i].toTensor(), 1e-6);
   }
 }
 

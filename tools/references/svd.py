@@ -21,6 +21,7 @@ svd/preprocessing.pt: images resized as diffusers' pipeline resizes them for its
 """
 
 import argparse
+import importlib.metadata
 import sys
 import tempfile
 from contextlib import contextmanager, nullcontext
@@ -235,7 +236,8 @@ def preprocessing():
     image = torch.randint(0, 256, (3, 37, 23), dtype=torch.uint8, generator=generator)
     large = torch.nn.functional.interpolate(image[None].float(), (100, 157), mode="bilinear").round().to(torch.uint8)
     picture = as_pil([image])[0]
-    sizes = (37, 23), (24, 48), (37, 8), (90, 23), (1, 1), (111, 64)
+    # Pillow 13 begins with the height where it loses more than twice as many pixels as the width: (24, 48), (14, 12).
+    sizes = (37, 23), (24, 48), (37, 8), (90, 23), (1, 1), (111, 64), (15, 12), (14, 12)
     resized = [torch.tensor(numpy.asarray(picture.resize((w, h), Image.LANCZOS))) for h, w in sizes]
     return {
         "image": image,
@@ -246,7 +248,7 @@ def preprocessing():
             _resize_with_antialiasing(each[None].float() / 255 * 2 - 1, (32, 32)) for each in (image, large[0])
         ],
         "command": COMMAND,
-        "versions": versions(),
+        "versions": versions() | {"pillow": importlib.metadata.version("pillow")},
     }
 
 
