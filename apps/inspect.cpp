@@ -13,6 +13,7 @@
 #include "core/torchscript.hpp"
 #include "deepcache/unet.hpp"
 #include "error.hpp"
+#include "memory.hpp"
 #include "unet_inputs.hpp"
 
 namespace fs = std::filesystem;
@@ -24,9 +25,9 @@ constexpr std::array<std::int64_t, 4> kIntervals{2, 3, 5, 10};
 constexpr std::int64_t kPromptLength = 77;  // CLIP's, where no tokenizer says another
 
 struct Options {
-  fs::path model, config;
+  fs::path model, config, decoder;
   std::pair<std::int64_t, std::int64_t> latent_size;  // height, width; 0: the configuration's
-  std::int64_t batch = 1, text_length = 0;
+  std::int64_t batch = 1, text_length = 0, num_frames = 0;
   std::vector<std::string> inputs;
   bool json = false;
 };
@@ -35,6 +36,13 @@ struct Inspection {
   torch::Dtype dtype = torch::kFloat;
   std::vector<InputShape> inputs;
   std::vector<BranchProfile> branches;
+  Memory memory;
+};
+
+struct Loaded {
+  torch::jit::Module unet;
+  InputSizes sizes;
+  std::optional<torch::jit::Module> decoder;  ///< of a video's latents
 };
 
 const char* name_of(torch::Dtype dtype) {
@@ -46,21 +54,25 @@ const char* name_of(torch::Dtype dtype) {
   return found == names.end() ? c10::toString(dtype) : found->second;
 }
 
-/// A network and what its folder tells of its inputs.
-std::pair<torch::jit::Module, InputSizes> load(const Options& o) {
+/// The networks, and what their folder tells of their inputs.
+Loaded load(const Options& o) {
   if (fs::is_directory(o.model)) {
-    check_argument(o.config.empty(), "--config goes with a UNet's file; {} is a package, which has its own",
+    check_argument(o.config.empty() && o.decoder.empty(),
+                   "--config and --decoder go with a UNet's file; {} is a package, which has its own",
                    o.model.string());
     const ModelPackage package(o.model);
-    auto sizes = sizes_of_package(package);
-    return {package.network("unet/model.pt"), sizes};
+    Loaded loaded{.unet = package.network("unet/model.pt"), .sizes = sizes_of_package(package), .decoder = {}};
+    if (loaded.sizes.num_frames && package.has("vae/decoder.pt")) loaded.decoder = package.network("vae/decoder.pt");
+    return loaded;
   }
   check_data(fs::exists(o.model), "no such file or folder: {}", o.model.string());
   auto module = load_module(o.model);
   const auto beside = fs::absolute(o.model).parent_path() / "config.json";
   const auto config = o.config.empty() && fs::exists(beside) ? beside : o.config;
   auto sizes = config.empty() ? InputSizes{} : sizes_of_config(config);
-  return {module, merge(sizes, sizes_of_weights(module))};
+  Loaded loaded{.unet = module, .sizes = merge(sizes, sizes_of_weights(module)), .decoder = {}};
+  if (!o.decoder.empty()) loaded.decoder = load_module(o.decoder);
+  return loaded;
 }
 
 UNet as_unet(const torch::jit::Module& module, const fs::path& file) {
@@ -84,14 +96,18 @@ std::string text_of(const std::vector<InputShape>& inputs) {
   return fmt::format("{}", fmt::join(texts, ", "));
 }
 
-std::vector<BranchProfile> profile(const UNet& unet, const std::vector<InputShape>& shapes) {
+std::vector<c10::IValue> on_meta(const std::vector<InputShape>& shapes) {
   std::vector<c10::IValue> inputs;
   for (const auto& shape : shapes)
     inputs.emplace_back(shape.shape.empty()
                             ? torch::zeros({}, shape.dtype)
                             : torch::empty(shape.shape, torch::TensorOptions(shape.dtype).device(torch::kMeta)));
+  return inputs;
+}
+
+std::vector<BranchProfile> profile(const UNet& unet, const std::vector<InputShape>& shapes) {
   try {
-    return unet.profile(inputs);
+    return unet.profile(on_meta(shapes));
   } catch (const std::exception& error) {
     const std::string trace = error.what();  // of the interpreter, whose last line is the reason
     constexpr std::string_view kReason = "RuntimeError: ";
@@ -105,7 +121,8 @@ std::vector<BranchProfile> profile(const UNet& unet, const std::vector<InputShap
 }
 
 Inspection inspect(const Options& o) {
-  auto [module, known] = load(o);
+  const auto loaded = load(o);
+  const auto& module = loaded.unet;
   const auto unet = as_unet(module, o.model);
   Inspection result;
   for (const auto& parameter : module.parameters()) {
@@ -116,12 +133,18 @@ Inspection inspect(const Options& o) {
   InputSizes asked;
   if (o.latent_size.first > 0) std::tie(asked.height, asked.width) = o.latent_size;
   if (o.text_length > 0) asked.prompt_length = o.text_length;
-  known = merge(merge(asked, known), {.prompt_length = kPromptLength});
+  if (o.num_frames > 0) asked.num_frames = o.num_frames;
+  const auto known = merge(merge(asked, loaded.sizes), {.prompt_length = kPromptLength});
   std::vector<InputShape> given;
   for (const auto& text : o.inputs) given.push_back(parse_input(text, result.dtype));
   result.inputs = input_shapes(unet.input_names(), given, known, o.batch, result.dtype);
 
+  const auto sample = std::ranges::find(result.inputs, "sample", &InputShape::name);
+  check_argument(o.num_frames == 0 || (sample != result.inputs.end() && sample->shape.size() == 5),
+                 "--num-frames is of UNets with a temporal axis, for videos; this one's inputs are {}",
+                 text_of(result.inputs));
   result.branches = profile(unet, result.inputs);
+  result.memory = measure_memory(module, on_meta(result.inputs), loaded.decoder);
   return result;
 }
 
@@ -153,6 +176,8 @@ nlohmann::ordered_json to_json(const Options& o, const Inspection& inspection) {
                                 {"cached_step", to_json(branch.cached_step)},
                                 {"speedup", speedups}});
   }
+  json["activations"] = {{"full_step", inspection.memory.full_step}, {"cached_step", inspection.memory.cached_step}};
+  for (const auto& [frames, bytes] : inspection.memory.decoding) json["decoding"][std::to_string(frames)] = bytes;
   return json;
 }
 
@@ -160,6 +185,16 @@ nlohmann::ordered_json to_json(const Options& o, const Inspection& inspection) {
 std::string text_of_bytes(std::int64_t bytes) {
   return bytes >= 100'000 ? fmt::format("{:.1f} MB", static_cast<double>(bytes) / 1e6)
                           : fmt::format("{:.1f} kB", static_cast<double>(bytes) / 1e3);
+}
+
+/// In lines.
+std::string text_of(const Memory& memory) {
+  auto text = fmt::format("activations: {} at most in a full step, {} in a cached one (branch 0)\n",
+                          text_of_bytes(memory.full_step), text_of_bytes(memory.cached_step));
+  for (const auto& [frames, bytes] : memory.decoding)
+    text += fmt::format("decoding: {} at most, {} {} at a time\n", text_of_bytes(bytes), frames,
+                        frames == 1 ? "frame" : "frames");
+  return text;
 }
 
 void print_table(const Options& o, const Inspection& inspection) {
@@ -175,9 +210,9 @@ void print_table(const Options& o, const Inspection& inspection) {
   for (const auto& branch : inspection.branches) widest = std::max(widest, branch.name.size());
 
   fmt::print(
-      "{}: {}, {} branches\ninputs: {}\nfull step: {} {}, convolutions and linear layers + attention products\n\n",
+      "{}: {}, {} branches\ninputs: {}\nfull step: {} {}, convolutions and linear layers + attention products\n{}\n",
       o.model.string(), name_of(inspection.dtype), inspection.branches.size(), text_of(inspection.inputs),
-      macs(full, 0), name);
+      macs(full, 0), name, text_of(inspection.memory));
   fmt::print("{:>{}}  speedup, full step every N\n", "cached step", widest + 49);
   fmt::print("id  {:<{}}  {:<15}  {:>9}  {:>15}", "name", widest, "feature", "bytes", name);
   for (const auto interval : kIntervals) fmt::print("  {:>6}", fmt::format("N={}", interval));
@@ -209,6 +244,9 @@ void add_inspect(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--text-length", o->text_length, "Tokens of the prompt; default: the tokenizer's, or 77")
       ->check(CLI::Range(1, 65536));
+  command->add_option("--num-frames", o->num_frames, "Frames of a video model; default: the model's own")
+      ->check(CLI::Range(1, 65536));
+  command->add_option("--decoder", o->decoder, "A video UNet file's traced VAE decoder, to tell its memory too");
   command->add_option("--config", o->config,
                       "A UNet file's config.json; default: the one beside the file, if there is");
   command
@@ -219,7 +257,9 @@ void add_inspect(CLI::App& app) {
   command->footer(
       "Shapes alone are propagated; nothing is computed. Multiply-accumulates of weights are those of convolutions "
       "and\n"
-      "linear layers, as DeepCache's paper counts them; attention's products are told apart.");
+      "linear layers, as DeepCache's paper counts them; attention's products are told apart. Activations are what\n"
+      "operators have made and is still needed, at the moment when that is most; weights, and what an operator takes\n"
+      "for itself, come on top.");
   command->callback([o] {
     const auto inspection = inspect(*o);
     if (o->json)

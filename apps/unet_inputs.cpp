@@ -16,6 +16,8 @@ namespace {
 
 constexpr std::int64_t kLargest = 1 << 20;  // of a dimension: no UNet's is larger, and products of four stay in range
 
+constexpr const char* kVideoInput = "added_time_ids";  // which UNets with a temporal axis have
+
 const std::map<std::string, torch::Dtype> kDtypes{
     {"float32", torch::kFloat}, {"float16", torch::kHalf}, {"bfloat16", torch::kBFloat16}, {"int64", torch::kLong}};
 
@@ -23,6 +25,15 @@ const std::map<std::string, torch::Dtype> kDtypes{
 std::optional<std::int64_t> dimension(const ConfigReader& config, std::string_view key) {
   if (!config.holds(key)) return std::nullopt;
   return config.integer(key, 0, 1, kLargest);
+}
+
+/// Of Stable Video Diffusion, whose embedded time ids have a layer to themselves, and whose prompt is one embedding.
+void add_video_sizes(const ConfigReader& config, InputSizes& sizes) {
+  sizes.num_frames = dimension(config, "num_frames");
+  sizes.prompt_length = 1;
+  const auto both = dimension(config, "projection_class_embeddings_input_dim");
+  const auto embedded = dimension(config, "addition_time_embed_dim");
+  if (both && embedded) sizes.num_time_ids = *both / *embedded;
 }
 
 /// Of SDXL, the pooled embedding and the embedded time ids share one layer's input; how, the UNet alone doesn't tell:
@@ -34,6 +45,10 @@ InputSizes sizes_of_unet(const ConfigReader& config, std::optional<std::int64_t>
                    .width = dimension(config, "sample_size"),
                    .cross_attention_dim = dimension(config, "cross_attention_dim"),
                    .pooled_dim = pooled_dim};
+  if (config.holds("num_frames")) {
+    add_video_sizes(config, sizes);
+    return sizes;
+  }
   const auto both = dimension(config, "projection_class_embeddings_input_dim");
   const auto embedded = dimension(config, "addition_time_embed_dim");
   if (!both || !embedded) return sizes;
@@ -56,23 +71,27 @@ InputSizes sizes_of_unet(const ConfigReader& config, std::optional<std::int64_t>
 /// A dimension of a known input: how messages call it, and its size.
 using Dimensions = std::vector<std::pair<std::string, std::optional<std::int64_t>>>;
 
-std::map<std::string, Dimensions> known_inputs(const InputSizes& sizes, std::int64_t batch) {
-  return {{"sample",
-           {{"batch", batch},
-            {"channels (in_channels)", sizes.in_channels},
-            {"height (--latent-size)", sizes.height},
-            {"width (--latent-size)", sizes.width}}},
+/// @param is_video  whether samples have frames, and not one picture each
+std::map<std::string, Dimensions> known_inputs(const InputSizes& sizes, std::int64_t batch, bool is_video) {
+  Dimensions sample{{"batch", batch},
+                    {"channels (in_channels)", sizes.in_channels},
+                    {"height (--latent-size)", sizes.height},
+                    {"width (--latent-size)", sizes.width}};
+  if (is_video) sample.insert(sample.begin() + 1, {"frames (--num-frames)", sizes.num_frames});
+  return {{"sample", sample},
           {"timestep", {}},
           {"encoder_hidden_states",
            {{"batch", batch},
             {"length (--text-length)", sizes.prompt_length},
             {"width (cross_attention_dim)", sizes.cross_attention_dim}}},
           {"text_embeds", {{"batch", batch}, {"width (projection_class_embeddings_input_dim)", sizes.pooled_dim}}},
-          {"time_ids", {{"batch", batch}, {"number (addition_time_embed_dim)", sizes.num_time_ids}}}};
+          {"time_ids", {{"batch", batch}, {"number (addition_time_embed_dim)", sizes.num_time_ids}}},
+          {kVideoInput, {{"batch", batch}, {"number (addition_time_embed_dim)", sizes.num_time_ids}}}};
 }
 
-InputShape known_shape(const std::string& name, const InputSizes& sizes, std::int64_t batch, torch::Dtype dtype) {
-  const auto known = known_inputs(sizes, batch);
+InputShape known_shape(const std::string& name, const InputSizes& sizes, std::int64_t batch, torch::Dtype dtype,
+                       bool is_video) {
+  const auto known = known_inputs(sizes, batch, is_video);
   const auto found = known.find(name);
   if (found == known.end()) {
     std::vector<std::string> names;
@@ -105,7 +124,7 @@ InputSizes sizes_of_package(const ModelPackage& package) {
       prompt_length = CLIPTokenizer::load(package.folder(name)).model_max_length();
   auto sizes =
       package.read("unet/config.json", [&](const ConfigReader& config) { return sizes_of_unet(config, pooled_dim); });
-  sizes.prompt_length = prompt_length;
+  if (prompt_length) sizes.prompt_length = prompt_length;
   return sizes;
 }
 
@@ -133,6 +152,7 @@ InputSizes merge(const InputSizes& first, const InputSizes& second) {
   return {.in_channels = either(first.in_channels, second.in_channels),
           .height = either(first.height, second.height),
           .width = either(first.width, second.width),
+          .num_frames = either(first.num_frames, second.num_frames),
           .prompt_length = either(first.prompt_length, second.prompt_length),
           .cross_attention_dim = either(first.cross_attention_dim, second.cross_attention_dim),
           .pooled_dim = either(first.pooled_dim, second.pooled_dim),
@@ -162,10 +182,11 @@ std::vector<InputShape> input_shapes(const std::vector<std::string>& names, cons
   for (const auto& input : given)
     check_argument(std::ranges::find(names, input.name) != names.end(), "the UNet has no input \"{}\"; it has {}",
                    input.name, fmt::join(names, ", "));
+  const bool is_video = std::ranges::find(names, kVideoInput) != names.end();
   std::vector<InputShape> shapes;
   for (const auto& name : names) {
     const auto found = std::ranges::find(given, name, &InputShape::name);
-    shapes.push_back(found != given.end() ? *found : known_shape(name, sizes, batch, dtype));
+    shapes.push_back(found != given.end() ? *found : known_shape(name, sizes, batch, dtype, is_video));
   }
   return shapes;
 }

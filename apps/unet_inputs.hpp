@@ -18,9 +18,10 @@ namespace deepcache::apps {
 struct InputSizes {
   using Size = std::optional<std::int64_t>;
   Size in_channels = {}, height = {}, width = {};     ///< of "sample"
+  Size num_frames = {};                               ///< of a video's "sample"
   Size prompt_length = {}, cross_attention_dim = {};  ///< of "encoder_hidden_states"
   Size pooled_dim = {};                               ///< of SDXL's "text_embeds"
-  Size num_time_ids = {};                             ///< of SDXL's "time_ids"
+  Size num_time_ids = {};                             ///< of SDXL's "time_ids", or a video's "added_time_ids"
 };
 
 /// One input, as shape and dtype.

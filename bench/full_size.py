@@ -19,7 +19,7 @@ DDPM = dict(
     norm_eps=1e-6,
 )
 # Where they differ from the defaults of UNet2DConditionModel, which are those of Stable Diffusion 1; of UNet2DModel for
-# the last two.
+# "ddpm", and of UNetSpatioTemporalConditionModel, which are those of SVD-XT, for "svd".
 UNETS = {
     "sd15": dict(sample_size=64, cross_attention_dim=768),
     "sd21": dict(  # 768 x 768 pixels; the base model is the same network at 64 x 64 latents
@@ -50,6 +50,8 @@ UNETS = {
         projection_class_embeddings_input_dim=1280 + 5 * 256,
         **XL,
     ),
+    "svd": dict(sample_size=96, num_frames=14),
+    "svd_xt": dict(sample_size=96, num_frames=25),
     "ddpm_cifar10": dict(
         sample_size=32,
         block_out_channels=[128, 256, 256, 256],
@@ -86,8 +88,8 @@ VAES = {
 
 
 def make_unet(model):
-    cls = diffusers.UNet2DModel if model.startswith("ddpm") else diffusers.UNet2DConditionModel
-    return cls(**UNETS[model])
+    kinds = {"ddpm": diffusers.UNet2DModel, "svd": diffusers.UNetSpatioTemporalConditionModel}
+    return kinds.get(model.split("_")[0], diffusers.UNet2DConditionModel)(**UNETS[model])
 
 
 def make_text_encoder(config, tokenizer, projected):
@@ -96,6 +98,15 @@ def make_text_encoder(config, tokenizer, projected):
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
     return cls(transformers.CLIPTextConfig(vocab_size=49408, max_position_embeddings=77, **tokens, **config))
+
+
+def make_video_vae():
+    return diffusers.AutoencoderKLTemporalDecoder(
+        block_out_channels=[128, 256, 512, 512],
+        layers_per_block=2,
+        down_block_types=["DownEncoderBlock2D"] * 4,
+        sample_size=768,
+    )
 
 
 def make_vae(model):

@@ -1,9 +1,10 @@
 """Writes a published UNet at its full size with random weights, traced as tools/export.py traces.
 
-    python bench/make_unet.py [sd15|sd21|sdxl|sdxl_refiner|ddpm_cifar10|ddpm_lsun] [--dtype float16] [--out FOLDER]
+    python bench/make_unet.py [sd15|sd21|sdxl|sdxl_refiner|svd|svd_xt|ddpm_cifar10|ddpm_lsun] [--dtype float16]
 
 For unet_bench and `deepcache inspect`. The folder gets unet.pt (for sd15 3.4 GB in float32) and config.json. What a
-step costs doesn't depend on the weights' values, nor do its multiply-accumulates depend on the dtype.
+step costs doesn't depend on the weights' values, nor do its multiply-accumulates depend on the dtype. For svd and
+svd_xt there is decoder.pt too, the VAE's decoder, for `deepcache inspect --decoder`.
 """
 
 import argparse
@@ -18,13 +19,26 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 from export import DTYPES, quiet  # noqa: E402
 from families import unet_forward, unet_xl_forward, view_of  # noqa: E402
-from full_size import UNETS, make_unet  # noqa: E402
+from full_size import UNETS, make_unet, make_video_vae  # noqa: E402
+from stable_video import VideoDecoder  # noqa: E402
+from stable_video import unet_forward as video_unet_forward  # noqa: E402
 from tracing import strip  # noqa: E402
 from unconditional import unconditional_forward  # noqa: E402
 
 
+def video_inputs(config):
+    """Two videos of three frames."""
+    yield torch.randn(2, 3, config.in_channels, 17, 9)
+    yield torch.tensor(1.6, dtype=torch.float32)
+    yield torch.randn(2, 1, config.cross_attention_dim)
+    yield torch.rand(2, config.projection_class_embeddings_input_dim // config.addition_time_embed_dim)
+
+
 def inputs(config):
     """Of a conditional UNet at a size that the strides (8 in all) don't divide, so that the trace serves every size."""
+    if "num_frames" in config:
+        yield from video_inputs(config)
+        return
     conditional = "cross_attention_dim" in config
     yield torch.randn(2, config.in_channels, *((17, 9) if conditional else (32, 32)))
     yield torch.tensor(500.0, dtype=torch.float32)
@@ -37,9 +51,18 @@ def inputs(config):
 
 
 def forward_of(config):
+    if "num_frames" in config:
+        return video_unet_forward
     if "cross_attention_dim" not in config:
         return unconditional_forward
     return unet_xl_forward if config.addition_embed_type else unet_forward
+
+
+def write(module, arguments, file):
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        torch.jit.trace(module, arguments, check_trace=False).save(file)
+    strip(file)
 
 
 def main():
@@ -56,11 +79,10 @@ def main():
     torch.manual_seed(args.seed)
     torch.set_default_dtype(DTYPES[args.dtype])  # or a half UNet would take three times its memory while it is made
     unet = make_unet(args.model).eval().requires_grad_(False)
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
-        traced = torch.jit.trace(view_of(unet, forward_of(unet.config)), tuple(inputs(unet.config)), check_trace=False)
-    traced.save(out / "unet.pt")
-    strip(out / "unet.pt")
+    write(view_of(unet, forward_of(unet.config)), tuple(inputs(unet.config)), out / "unet.pt")
+    if "num_frames" in unet.config:
+        decoder = VideoDecoder(make_video_vae().eval().requires_grad_(False))
+        write(decoder, torch.randn(2, 3, unet.config.out_channels, 17, 9), out / "decoder.pt")
     (out / "config.json").write_text(json.dumps(dict(unet.config), indent=2) + "\n")
     print(f"{out}: {sum(weight.numel() for weight in unet.parameters()) / 1e6:.1f} M parameters")
 

@@ -29,11 +29,13 @@ import transformers
 from adapters import adapt
 from controlnets import is_model_folder, load_controlnet
 from families import FAMILIES, SCHEDULERS, UsageError, load_pipeline, modules, vae_in
+from stable_video import FAMILIES as STABLE_VIDEO
 from tracing import CheckError, check_network, check_sizes, difference, round_weights, save_network, trace_network
 from unconditional import FAMILIES as UNCONDITIONAL
 
 FORMAT_VERSION = 2
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Families with a file of their own, which builds on families.py.
 CHECK_PROMPT, CHECK_STEPS, CHECK_GUIDANCE = "a photo of a red apple", 4, 5.0
 
 
@@ -62,12 +64,10 @@ class Progress:
 
 
 def sample(pipe, family):
-    """A short DDIM run: final latents, and the picture that they decode to; or the picture alone."""
-    scheduler, pipe.scheduler = pipe.scheduler, diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
+    """A short run, of DDIM unless the family has one of its own: final latents, and the picture that they decode to."""
     if family.sample:
-        tensors = family.sample(pipe, CHECK_STEPS)
-        pipe.scheduler = scheduler
-        return tensors
+        return family.sample(pipe, CHECK_STEPS)
+    scheduler, pipe.scheduler = pipe.scheduler, diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
     side = 16 * pipe.vae_scale_factor
     generator, channels = torch.Generator().manual_seed(1), dict(image=3, mask_image=1)
     arguments = {name: torch.rand(1, channels[name], side, side, generator=generator) for name in family.pictures}
@@ -201,7 +201,7 @@ def write_controlnet(source, family, out, dtype, storage, say, stage):
 
 def write_package(pipe, family, out, dtype, storage, say, stage):
     """Fills the empty folder `out`. @throws CheckError if a saved file doesn't do what the pipeline does."""
-    run, exact = f"{CHECK_STEPS} DDIM steps", None
+    run, exact = f"{CHECK_STEPS} {'' if family.sample else 'DDIM '}steps", None
     if storage != dtype:
         stage(f"{run} of the pipeline")
         exact = sample(pipe, family)
@@ -224,7 +224,7 @@ def write_package(pipe, family, out, dtype, storage, say, stage):
     write_configs(pipe, out)
     write_config(pipe.scheduler, out / "scheduler/scheduler_config.json")
     for name in family.components:
-        if name.startswith("tokenizer") and getattr(pipe, name) is not None:
+        if name.startswith(("tokenizer", "feature_extractor")) and getattr(pipe, name) is not None:
             # Saved rather than copied: older folders contradict themselves about the padding token.
             getattr(pipe, name).save_pretrained(out / name)
     finish(pipe, family, out, dtype, storage, say, stage)
@@ -274,9 +274,9 @@ def export(
             pipe, family = load_controlnet(source, DTYPES[dtype], variant)
         else:
             write = write_package
-            pipe, family = load_pipeline(source, DTYPES[dtype], variant, FAMILIES | UNCONDITIONAL)
-            if (loras or textual_inversions) and family.sample:
-                raise UsageError(f"{source}: a model without prompts takes no LoRA and no textual inversion")
+            pipe, family = load_pipeline(source, DTYPES[dtype], variant, FAMILIES | STABLE_VIDEO | UNCONDITIONAL)
+            if (loras or textual_inversions) and "text_encoder" not in pipe.components:
+                raise UsageError(f"{source}: a {type(pipe).__name__} takes no LoRA and no textual inversion")
             adapt(pipe, loras, textual_inversions, say)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)

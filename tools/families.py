@@ -23,12 +23,14 @@ class UsageError(Exception):
 
 @dataclass(frozen=True)
 class Size:
-    """The free dimensions of an example input: batch, latent height and width, prompt length in tokens."""
+    """The free dimensions of an example input: batch, latent height and width, prompt length in tokens, and a video's
+    frames."""
 
     batch: int
     height: int
     width: int
     length: int
+    frames: int = 1
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Family:
     components: dict[str, tuple[str, ...]]  # which the pipeline folder must have, and the classes that will do
     optional: tuple[str, ...] = field(kw_only=True, default=())  # of the components
     pictures: tuple[str, ...] = field(kw_only=True, default=())  # that its pipeline must be given, by argument names
-    # pipeline, number of steps -> tensors by name, of a short run of a pipeline without prompts
+    # pipeline, number of steps -> tensors by name, of a short run, the last one a picture; none: export.py's own
     sample: Callable | None = field(kw_only=True, default=None)
     top_level: bool = field(kw_only=True, default=False)  # whether components may lie in the pipeline's own folder
     networks: tuple[Network, ...]  # those of a component that the pipeline lacks are left out
@@ -322,6 +324,7 @@ FAMILIES = {
     "StableDiffusionXLImg2ImgPipeline": replace(STABLE_DIFFUSION_XL, optional=("tokenizer", "text_encoder"), **IMAGE),
     "StableDiffusionXLInpaintPipeline": replace(STABLE_DIFFUSION_XL, **IMAGE_AND_MASK),
 }
+LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")  # of families that don't name them
 # The schedulers of the C++ library (kClasses in src/schedulers/scheduler.cpp), with its short names for them.
 SCHEDULERS = {
     "DDIMScheduler": "ddim",
@@ -368,10 +371,8 @@ def load_pipeline(folder, dtype, variant=None, families=FAMILIES):
             variant=variant,
             local_files_only=True,
             use_safetensors=True,
-            safety_checker=None,
-            feature_extractor=None,
-            image_encoder=None,
             requires_safety_checker=False,
+            **{part: None for part in LEFT_OUT if part not in family.components},
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise UsageError(f"{folder}: diffusers can't load it: {error}") from error

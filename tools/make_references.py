@@ -17,6 +17,7 @@ SCRIPTS = (
     "pipelines.py",
     "controlnet.py",
     "ddpm.py",
+    "svd.py",
     "prompts.py",
     "macs.py",
     "images.py",

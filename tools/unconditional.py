@@ -1,6 +1,7 @@
 """What export.py knows of unconditional models: pipelines of a UNet2DModel and a scheduler alone, such as DDPM's."""
 
 import torch
+from diffusers import DDIMScheduler
 from diffusers.models.unets.unet_2d import UNet2DOutput
 
 from families import Family, Network, view_of
@@ -20,8 +21,9 @@ def unconditional_inputs(pipe, size):
 
 
 def unconditional_sample(pipe, steps):
-    """A short run, as the pipelines' own, which end in NumPy, that has no bfloat16: the picture, in about [-1, 1]."""
-    sides, scheduler = pipe.unet.config.sample_size, pipe.scheduler
+    """A short run of DDIM, as the pipelines' own, which end in NumPy, that has no bfloat16: the picture, in about
+    [-1, 1]."""
+    sides, scheduler = pipe.unet.config.sample_size, DDIMScheduler.from_config(pipe.scheduler.config)
     sides = [sides, sides] if isinstance(sides, int) else sides
     image = torch.randn(1, pipe.unet.config.in_channels, *sides, generator=torch.Generator().manual_seed(0))
     image = image.to(pipe.dtype)

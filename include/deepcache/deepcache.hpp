@@ -12,6 +12,7 @@
 #include "deepcache/run_report.hpp"
 #include "deepcache/scheduler.hpp"
 #include "deepcache/stable_diffusion.hpp"
+#include "deepcache/stable_video_diffusion.hpp"
 #include "deepcache/tensor_io.hpp"
 #include "deepcache/tokenizer.hpp"
 #include "deepcache/unconditional.hpp"

@@ -6,6 +6,7 @@
 #include <mutex>
 #include <string_view>
 
+#include "core/peak_memory.hpp"
 #include "error.hpp"
 #include "log.hpp"
 
@@ -96,14 +97,17 @@ torch::Tensor attention_shape(const torch::Tensor& query, const torch::Tensor&, 
   return torch::empty(shape, query.options());
 }
 
-/// Takes out what changes values only: LibTorch's normalizations don't run on the meta device in C++ either.
-void remove_normalizations(torch::jit::Block& block) {
+/// LibTorch's normalizations don't run on the meta device in C++ either: puts in their place what gives a tensor of the
+/// same shape.
+void replace_normalizations(torch::jit::Block& block) {
   for (auto* node : block.nodes()) {
-    for (auto* inner : node->blocks()) remove_normalizations(*inner);
+    for (auto* inner : node->blocks()) replace_normalizations(*inner);
     const auto kind = node->kind();
     if (kind == c10::aten::group_norm || kind == c10::aten::layer_norm || kind == c10::aten::batch_norm ||
-        kind == c10::aten::instance_norm)
-      node->output()->replaceAllUsesWith(node->input(0));
+        kind == c10::aten::instance_norm) {
+      const torch::jit::WithInsertPoint guard(node);
+      node->output()->replaceAllUsesWith(block.owningGraph()->insert(c10::aten::neg, {node->input(0)}));
+    }
   }
 }
 
@@ -128,13 +132,14 @@ namespace {
 MacCount run_and_count(const Graph& graph, std::vector<c10::IValue> inputs) {
   const Program program(graph, "counted");
   const MacCounter counter;
+  const MemoryMeter meter(inputs);
   const auto outputs = program.run(std::move(inputs));
-  return {counter.macs(), shapes_of(outputs)};
+  return {counter.macs(), shapes_of(outputs), meter.peak_bytes()};
 }
 
 MacCount count_on_meta(const Graph& graph, const std::vector<c10::IValue>& inputs) {
   const auto shapes = graph->copy();
-  remove_normalizations(*shapes->block());
+  replace_normalizations(*shapes->block());
   // The dispatcher is the whole process's: what is added to it stays no longer than needed.
   static std::mutex mutex;
   const std::scoped_lock lock(mutex);

@@ -10,6 +10,7 @@ namespace deepcache {
 struct MacCount {
   Macs macs;
   std::vector<c10::IValue> outputs;  ///< of the graph, on the meta device: shapes and dtypes without data
+  std::int64_t peak_bytes = 0;       ///< the most that its tensors take at a time, as MemoryMeter follows them
 };
 
 /// Counts the multiply-accumulates of one run for inputs of these shapes. Runs on the meta device, where nothing is

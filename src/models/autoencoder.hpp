@@ -39,8 +39,10 @@ class Autoencoder {
 
   const Config& config() const { return config_; }
 
- private:
+  /// @throws std::runtime_error if a setting isn't as it should be.
   static Config read(const ConfigReader& config);
+
+ private:
   const Network& encoder() const;
 
   ModelPackage package_;

@@ -40,6 +40,14 @@ torch::Tensor rescale(const torch::Tensor& guided, const torch::Tensor& conditio
   return share * rescaled + (1 - share) * guided;
 }
 
+/// For both halves of the batch, if there are two.
+torch::Tensor extra_channels(const PreparedLatents& prepared, bool guided) {
+  const auto& conditional = prepared.extra_channels;
+  if (!guided || !conditional.defined()) return conditional;
+  const auto& unconditional = prepared.unconditional_extra_channels;
+  return torch::cat({unconditional.defined() ? unconditional : conditional, conditional});
+}
+
 }  // namespace
 
 Denoised denoise(const UNet& unet, Scheduler& scheduler, const StepRange& range, const PreparedLatents& prepared,
@@ -50,7 +58,7 @@ Denoised denoise(const UNet& unet, Scheduler& scheduler, const StepRange& range,
   const bool guided = options.guidance_scale.defined();
   const auto channels = prepared.latents.dim() - 3;
   const auto twice_if_guided = [guided](const torch::Tensor& half) { return guided ? torch::cat({half, half}) : half; };
-  const auto extra = prepared.extra_channels.defined() ? twice_if_guided(prepared.extra_channels) : torch::Tensor();
+  const auto extra = extra_channels(prepared, guided);
   Inputs inputs(unet, conditions, options.schedules);
   unet.begin_run(schedule, options.continues);
   auto latents = prepared.latents;

@@ -26,6 +26,7 @@ struct PreparedLatents {
   torch::Tensor latents = {};         ///< noised to what the first call expects
   torch::Tensor extra_channels = {};  ///< what the UNet reads behind the latents' channels: of inpainting, the mask and
                                       ///< the latents of what is kept
+  torch::Tensor unconditional_extra_channels = {};  ///< under guidance, of that half; undefined: the same
   /// Of inpainting with any other UNet: the latents after a step, but for what is kept, which is noised to what call
   /// `next` expects.
   std::function<torch::Tensor(const torch::Tensor& latents, std::int64_t next)> keep_unmasked = {};

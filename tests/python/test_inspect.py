@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import unittest
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,12 +21,25 @@ sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tools/references")]
 from export import quiet  # noqa: E402
 from families import UNET, UNET_XL, Size, unet_xl_inputs  # noqa: E402
 from macs import both_totals, record, split  # noqa: E402
+from pipelines import CountingHelper  # noqa: E402
+from stable_video import DECODER, unet_inputs  # noqa: E402
+from stable_video import UNET as VIDEO_UNET  # noqa: E402
 from tiny_pipelines import tiny_pipeline  # noqa: E402
+from tiny_video import tiny_video_pipeline  # noqa: E402
 from tracing import trace_network  # noqa: E402
 
 DEEPCACHE = None
 PACKAGES = ROOT / "tests/data/packages"
-SD1, SDXL = PACKAGES / "sd1", PACKAGES / "sdxl"
+SD1, SDXL, SVD = PACKAGES / "sd1", PACKAGES / "sdxl", PACKAGES / "svd"
+
+
+def full_and_cached_step(pipe, inputs, branch):
+    helper = CountingHelper(pipe=pipe)
+    helper.set_params(cache_interval=2, cache_branch_id=branch)
+    helper.enable()
+    pipe.unet(*inputs)
+    pipe.unet(*inputs)
+    helper.disable()
 
 
 class InspectTest(unittest.TestCase):
@@ -179,6 +193,79 @@ class FileTest(InspectTest):
         self.assertEqual(got["full_step"], record("sd1", [1, 8, 8, 5])["full"])
 
 
+class VideoTest(InspectTest):
+    def test_every_branch_as_pytorch_counts_it(self):
+        pipe = tiny_video_pipeline()
+        inputs = unet_inputs(pipe, Size(1, 8, 8, 1, frames=3))
+        got = self.json(SVD)
+        shapes = {name: list(value.shape) for name, value in zip(got["inputs"], inputs, strict=True)}
+        self.assertEqual(got["inputs"], shapes)
+        self.assertEqual(got["full_step"], split(*both_totals(lambda: pipe.unet(*inputs))))
+        self.assertEqual(len(got["branches"]), 6)
+        for branch in got["branches"]:
+            both = split(
+                *both_totals(partial(full_and_cached_step, pipe, inputs, branch["cache_branch_id"]))
+            )  # of a full step and a cached one
+            expected = {kind: both[kind] - got["full_step"][kind] for kind in both}
+            self.assertEqual(branch["cached_step"], expected, branch["cache_branch_id"])
+            self.assertEqual(branch["feature_bytes"], 4 * torch.Size(branch["feature_shape"]).numel())
+
+    def test_other_frames_and_sizes(self):
+        inputs = unet_inputs(pipe := tiny_video_pipeline(), Size(2, 13, 17, 1, frames=5))
+        got = self.json(SVD, "--num-frames", 5, "--latent-size", "13x17", "--batch", 2)
+        self.assertEqual(got["inputs"]["sample"], [2, 5, 8, 13, 17])
+        self.assertEqual(got["full_step"], split(*both_totals(lambda: pipe.unet(*inputs))))
+
+    def test_memory_of_decoding(self):
+        got = self.json(SVD, "--num-frames", 5)
+        self.assertEqual(got["decoding"].keys(), {"1", "5"})
+        one, five = got["decoding"]["1"], got["decoding"]["5"]
+        pixels = 4 * 32 * 16 * 16  # of the widest layer, a frame
+        self.assertGreater(one, 2 * pixels)  # what a layer reads and what it writes
+        self.assertLess(one, 10 * pixels)
+        self.assertAlmostEqual(five / one, 5, delta=0.05)
+        self.assertIn("5 frames at a time", self.run_well(SVD, "--num-frames", 5))
+
+    def test_a_file_and_its_decoder(self):
+        pipe = tiny_video_pipeline()
+        trace_network(VIDEO_UNET, pipe).save(self.folder / "unet.pt")
+        trace_network(DECODER, pipe).save(self.folder / "decoder.pt")
+        self.expect_refused(r"frames \(--num-frames\) is missing", "unet.pt", "--latent-size", "8x8")
+        pipe.unet.save_config(self.folder)
+        got, package = self.json("unet.pt", "--decoder", "decoder.pt"), self.json(SVD)
+        for key in "inputs", "full_step", "branches", "activations", "decoding":
+            self.assertEqual(got[key], package[key])
+
+    def test_what_is_not_of_videos_is_refused(self):
+        self.expect_refused(
+            "--num-frames is of UNets with a temporal axis, .* sample 1x4x16x16", SD1, "--num-frames", 3
+        )
+        self.expect_refused("--num-frames", SVD, "--num-frames", 0)
+        self.expect_refused("--config and --decoder go with a UNet's file", SVD, "--decoder", SVD / "vae/decoder.pt")
+        unet, decoder = SD1 / "unet/model.pt", SVD / "vae/decoder.pt"
+        self.expect_refused("--decoder is of a video's latents", unet, "--decoder", decoder)
+
+
+class MemoryTest(InspectTest):
+    def test_what_is_held_at_a_time(self):
+        """Bytes: 1024 for four channels of 8x8, 4096 for sixteen."""
+
+        class Network(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.down, self.norm = torch.nn.Conv2d(4, 16, 3, padding=1), torch.nn.GroupNorm(4, 16)
+                self.up, self.out = torch.nn.Conv2d(16, 4, 3, padding=1), torch.nn.Conv2d(8, 4, 3, padding=1)
+
+            def forward(self, sample):
+                return self.out(torch.cat([self.up(self.norm(self.down(sample))), sample], dim=1))
+
+        sample = torch.zeros(1, 4, 8, 8)
+        torch.jit.trace(Network().eval(), sample).save(self.folder / "unet.pt")
+        got = self.json("unet.pt", "--latent-size", "8x8")["activations"]
+        self.assertEqual(got["full_step"], 1024 + 4096 + 4096)  # while the norm runs: the sample, and 16 channels twice
+        self.assertEqual(got["cached_step"], 1024 + 1024 + 2048)  # while the sample and the feature are concatenated
+
+
 class TableTest(InspectTest):
     def test_table(self):
         lines = self.run_well(SD1).splitlines()
@@ -187,6 +274,12 @@ class TableTest(InspectTest):
         self.assertEqual(lines[1], "inputs: sample 1x4x16x16, timestep, encoder_hidden_states 1x24x32")
         full = got["full_step"]
         self.assertIn(f"full step: {full['weights'] / 1e6:.1f} + {full['attention'] / 1e6:.1f} MMACs", lines[2])
+        held = got["activations"]
+        self.assertEqual(
+            lines[3],
+            f"activations: {held['full_step'] / 1e6:.1f} MB at most in a full step, "
+            f"{held['cached_step'] / 1e3:.1f} kB in a cached one (branch 0)",
+        )
         rows = [re.split(r" {2,}", line.strip()) for line in lines if re.match(r" *\d+  ", line)]
         self.assertEqual(len(rows), 12)
         for row, branch in zip(rows, got["branches"], strict=True):

@@ -22,6 +22,7 @@ BRANCHES = {
     "textual_inversion": 6,
     "ddpm": 12,
     "ddpm_grey": 6,
+    "svd": 6,
 }
 
 
