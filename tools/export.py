@@ -35,7 +35,6 @@ from unconditional import FAMILIES as UNCONDITIONAL
 
 FORMAT_VERSION = 2
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# Families with a file of their own, which builds on families.py.
 CHECK_PROMPT, CHECK_STEPS, CHECK_GUIDANCE = "a photo of a red apple", 4, 5.0
 
 
