@@ -41,7 +41,8 @@ class Scheduler {
   /// Makes the scheduler that a diffusers scheduler_config.json names in `_class_name`, or, if `class_name` isn't
   /// empty, that class from the same settings (as `OtherScheduler.from_config(scheduler.config)` does in Python). Short
   /// names work too: "ddim", "ddpm", "lcm", "euler", "euler_a" (Euler ancestral), "heun", "unipc", "plms" (PNDM with
-  /// skip_prk_steps), and "dpm++_2m", to which "_sde", "_karras" or "_sde_karras" may be added.
+  /// skip_prk_steps), and "dpm++_2m", to which "_sde", "_karras" or "_sde_karras" may be added; and "compvis_ddim",
+  /// "CompVisDDIMScheduler" in full, DDIM as CompVis's latent-diffusion has it.
   /// @throws std::runtime_error if the file can't be read, or holds a value that isn't supported (the message names
   /// it).
   /// @throws std::invalid_argument if `class_name` isn't known (the message lists those that are).
@@ -50,7 +51,7 @@ class Scheduler {
   /// The same from the text of such a file.
   static std::unique_ptr<Scheduler> from_json(std::string_view json, std::string_view class_name = "");
 
-  /// The class name in diffusers, such as "DDIMScheduler".
+  /// The class name in diffusers, such as "DDIMScheduler"; "CompVisDDIMScheduler" isn't from there.
   virtual std::string name() const = 0;
 
   /// Begins a run: sets `timesteps()` and forgets what earlier steps left behind.

@@ -11,6 +11,7 @@ namespace deepcache {
 // std::runtime_error for a setting that isn't supported.
 
 std::unique_ptr<Scheduler> make_ddim(const ConfigReader& config);
+std::unique_ptr<Scheduler> make_compvis_ddim(const ConfigReader& config);
 std::unique_ptr<Scheduler> make_pndm(const ConfigReader& config);
 std::unique_ptr<Scheduler> make_plms(const ConfigReader& config);
 std::unique_ptr<Scheduler> make_euler_discrete(const ConfigReader& config);

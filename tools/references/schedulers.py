@@ -41,6 +41,7 @@ CASES = {
     if module.name != "common"
 }
 SHORT_NAMES = {short: name for module in CASES.values() for short, name in module.NAMES.items()}
+OWN_CLASSES = {name: own for module in CASES.values() for name, own in getattr(module, "CLASSES", {}).items()}
 SETTINGS = {short: settings for module in CASES.values() for short, settings in getattr(module, "SETTINGS", {}).items()}
 
 
@@ -50,12 +51,16 @@ def stand_in(sample, timestep):
     return sample * 0.95 - sample * 0.15 / (sample * sample + 1) + 0.1 * timestep / 1000
 
 
+def scheduler_class(name):
+    return OWN_CLASSES.get(name) or getattr(diffusers, name)
+
+
 def make_scheduler(class_name, config):
     """As Scheduler::from_json(json, class_name) does: `class_name` may differ from the class that the file names."""
     config = {**config, **SETTINGS.get(class_name, {})}
     class_name = SHORT_NAMES.get(class_name, class_name)
-    saved = getattr(diffusers, config.get("_class_name", class_name)).from_config(config)
-    return getattr(diffusers, class_name).from_config(saved.config)
+    saved = scheduler_class(config.get("_class_name", class_name)).from_config(config)
+    return scheduler_class(class_name).from_config(saved.config)
 
 
 def int64_tensor(numbers):
