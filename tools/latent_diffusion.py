@@ -342,7 +342,7 @@ def fill(module, weights, prefix, names, file):
             )
     if missing:
         raise UsageError(
-            f"{file}: {len(missing)} weights are missing that the configuration asks for, the first is {missing[0]}"
+            f"{file}: weights are missing that the configuration asks for: {missing[0]}, {len(missing)} in all"
         )
     module.load_state_dict(found, assign=True)
     return {prefix + original_name(key, names) for key in found}

@@ -82,8 +82,11 @@ torch::Tensor CompVisDDIMScheduler::take_step(const torch::Tensor& model_output,
 }  // namespace
 
 std::unique_ptr<Scheduler> make_compvis_ddim(const ConfigReader& config) {
-  const auto options = read_noise_schedule(
-      config, {.beta_start = 0.0015, .beta_end = 0.0195, .beta_schedule = BetaSchedule::kScaledLinear});
+  NoiseScheduleOptions defaults;
+  defaults.beta_start = 0.0015;  // of LDM-4-G
+  defaults.beta_end = 0.0195;
+  defaults.beta_schedule = BetaSchedule::kScaledLinear;
+  const auto options = read_noise_schedule(config, defaults);
   check_data(options.trained_betas.empty() && (options.beta_schedule == BetaSchedule::kLinear ||
                                                options.beta_schedule == BetaSchedule::kScaledLinear),
              "the setting \"beta_schedule\" of CompVisDDIMScheduler must be linear or scaled_linear, without "
