@@ -10,7 +10,16 @@ import sys
 from pathlib import Path
 
 REFERENCES = Path(__file__).parent / "references"
-SCRIPTS = ("tokenizer.py", "schedulers.py", "pipelines.py", "controlnet.py", "prompts.py", "macs.py", "images.py")
+SCRIPTS = (
+    "tokenizer.py",
+    "schedulers.py",
+    "pipelines.py",
+    "controlnet.py",
+    "class_conditional.py",
+    "prompts.py",
+    "macs.py",
+    "images.py",
+)
 
 for script in SCRIPTS:
     print(script, flush=True)

@@ -26,7 +26,8 @@ std::int64_t first_timestep(std::int64_t num_train_timesteps, std::int64_t num_i
 /// Denoising diffusion implicit models (Song et al., arXiv 2010.02502), after `DDIMSampler` of CompVis's
 /// latent-diffusion (ldm/models/diffusion/ddim.py), with its "uniform" timesteps. What differs from diffusers' DDIM:
 /// the precision of the noise schedule, the number of steps, which is rounded up to what the stride gives (150 becomes
-/// 167), and that each step draws noise even if eta is 0, so that what is drawn after a run is the same as there.
+/// 167), that nothing is clipped (use_clipped_model_output changes nothing), and that each step draws noise even if eta
+/// is 0, so that what is drawn after a run is the same as there.
 class CompVisDDIMScheduler final : public SchedulerBase {
  public:
   explicit CompVisDDIMScheduler(const NoiseScheduleOptions& options) : SchedulerBase(options) {
@@ -58,7 +59,6 @@ Schedule CompVisDDIMScheduler::make_schedule(std::int64_t num_inference_steps) c
 
 torch::Tensor CompVisDDIMScheduler::take_step(const torch::Tensor& model_output, std::int64_t step_index,
                                               const torch::Tensor& sample, const StepOptions& options) {
-  check_argument(!options.use_clipped_model_output, "{} has no use_clipped_model_output", name());
   const auto last = timesteps().size(0) - 1;
   const auto alpha_prod = alphas_cumprod_[timestep_at(step_index)];
   const auto alpha_prod_prev = alphas_cumprod_[step_index < last ? timestep_at(step_index + 1) : 0];

@@ -209,14 +209,17 @@ TEST(CompVisDDIM, DrawsNoiseEvenIfEtaIsZero) {
   expect_error<std::invalid_argument>([&] { scheduler->step(sample, 0, sample, options); }, {"noise must be set"});
 }
 
-TEST(CompVisDDIM, OptionsAndSettingsThatItDoesNotHave) {
+TEST(CompVisDDIM, UsesTheModelOutputAsItIs) {
   const auto scheduler = Scheduler::from_json(kCompVis);
   scheduler->set_timesteps(2);
   const auto sample = torch::ones({1, 3, 4, 4});
   StepOptions options;
+  const auto plain = scheduler->step(sample / 2, 0, sample);
   options.use_clipped_model_output = true;
-  expect_error<std::invalid_argument>([&] { scheduler->step(sample, 0, sample, options); },
-                                      {"CompVisDDIMScheduler has no use_clipped_model_output"});
+  EXPECT_TRUE(scheduler->step(sample / 2, 0, sample, options).equal(plain));  // nothing is clipped
+}
+
+TEST(CompVisDDIM, SettingsThatItDoesNotHave) {
   const auto refuse = [](const char* settings, const std::vector<std::string>& parts) {
     expect_error<std::runtime_error>([&] { Scheduler::from_json(settings, "compvis_ddim"); }, parts);
   };

@@ -181,7 +181,7 @@ TEST(SchedulerStep, RepeatedRunsEqualFreshOnes) {
     const auto expected = run_afresh(config);
 
     const auto scheduler = Scheduler::from_json(config);
-    scheduler->set_timesteps(9);
+    scheduler->set_timesteps(10);
     run(*scheduler);
     scheduler->set_timesteps(6);
     expect_same(run(*scheduler), expected);
