@@ -122,6 +122,7 @@ InputSizes sizes_of_package(const ModelPackage& package) {
   for (const char* name : {"tokenizer", "tokenizer_2"})
     if (!prompt_length && package.has(std::string(name) + "/vocab.json"))
       prompt_length = CLIPTokenizer::load(package.folder(name)).model_max_length();
+  if (package.has("class_embedder/config.json")) prompt_length = 1;  // one embedding, that of the class
   auto sizes =
       package.read("unet/config.json", [&](const ConfigReader& config) { return sizes_of_unet(config, pooled_dim); });
   if (prompt_length) sizes.prompt_length = prompt_length;

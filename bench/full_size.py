@@ -52,6 +52,16 @@ UNETS = {
     ),
     "svd": dict(sample_size=96, num_frames=14),
     "svd_xt": dict(sample_size=96, num_frames=25),
+    "ldm4g": dict(  # of ImageNet, as tools/export.py makes it of cin256-v2.yaml; a class is a prompt of one token
+        sample_size=64,
+        in_channels=3,
+        out_channels=3,
+        block_out_channels=[192, 384, 576, 960],
+        down_block_types=["DownBlock2D"] + ["CrossAttnDownBlock2D"] * 3,
+        up_block_types=["CrossAttnUpBlock2D"] * 3 + ["UpBlock2D"],
+        attention_head_dim=1,
+        cross_attention_dim=512,
+    ),
     "ddpm_cifar10": dict(
         sample_size=32,
         block_out_channels=[128, 256, 256, 256],

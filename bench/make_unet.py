@@ -1,6 +1,6 @@
 """Writes a published UNet at its full size with random weights, traced as tools/export.py traces.
 
-    python bench/make_unet.py [sd15|sd21|sdxl|sdxl_refiner|svd|svd_xt|ddpm_cifar10|ddpm_lsun] [--dtype float16]
+    python bench/make_unet.py [sd15|sd21|sdxl|sdxl_refiner|svd|svd_xt|ldm4g|ddpm_cifar10|ddpm_lsun] [--dtype float16]
 
 For unet_bench and `deepcache inspect`. The folder gets unet.pt (for sd15 3.4 GB in float32) and config.json. What a
 step costs doesn't depend on the weights' values, nor do its multiply-accumulates depend on the dtype. For svd and

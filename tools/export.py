@@ -1,6 +1,7 @@
-"""Exports a diffusers pipeline or ControlNet folder as a model package that the C++ library loads.
+"""Exports a diffusers pipeline or ControlNet folder, or a CompVis checkpoint, as a model package for the C++ library.
 
     python tools/export.py PIPELINE_DIR OUT_DIR [--dtype float32] [--storage-dtype float16]
+    python tools/export.py model.ckpt OUT_DIR --config cin256-v2.yaml
 
 Each network is traced to TorchScript, so that one file serves every batch size, latent size and prompt length, and is
 checked against the Python pipeline before the package appears under its name. docs/export.md describes the package.
@@ -29,6 +30,7 @@ import transformers
 from adapters import adapt
 from controlnets import is_model_folder, load_controlnet
 from families import FAMILIES, SCHEDULERS, UsageError, load_pipeline, modules, vae_in
+from latent_diffusion import is_checkpoint, load_latent_diffusion
 from stable_video import FAMILIES as STABLE_VIDEO
 from tracing import CheckError, check_network, check_sizes, difference, round_weights, save_network, trace_network
 from unconditional import FAMILIES as UNCONDITIONAL
@@ -190,11 +192,16 @@ def finish(source, family, out, dtype, storage, say, stage):
     say(f"{len(files)} files, {sum(entry['bytes'] for entry in files.values()) / 1e6:.1f} MB")
 
 
-def write_controlnet(source, family, out, dtype, storage, say, stage):
-    """Fills the empty folder `out`. @throws CheckError if the saved file doesn't do what the ControlNet does."""
+def write_models(source, family, out, dtype, storage, say, stage):
+    """Fills the empty folder `out` from what is no pipeline of diffusers: there is no run of one to compare.
+
+    @throws CheckError if a saved file doesn't do what its network does
+    """
     round_all(source, dtype, storage)
     write_networks(source, family, out, dtype, storage, say, stage)
     write_configs(source, out)
+    if "scheduler" in source.components:
+        write_config(source.scheduler, out / "scheduler/scheduler_config.json")
     finish(source, family, out, dtype, storage, say, stage)
 
 
@@ -245,11 +252,12 @@ def export(
     stage=lambda _: None,
     loras=(),
     textual_inversions=(),
+    config=None,
 ):
     """Exports `source` to the package folder `out`, which appears only when it is whole.
 
     `say` is told results, `stage` what begins. `loras` and `textual_inversions` are given as on the command line: FILE
-    or FILE:SCALE, FILE or FILE:TOKEN.
+    or FILE:SCALE, FILE or FILE:TOKEN. `config` is the YAML file of a checkpoint, if it isn't beside it.
 
     @throws UsageError, CheckError
     """
@@ -266,11 +274,21 @@ def export(
         raise UsageError(f"{out} can't be written: {error}") from error
     try:
         stage(f"loading {source}")
-        if is_model_folder(source):
+        checkpoint = is_checkpoint(source)
+        if config and not checkpoint:
+            raise UsageError(f"{source}: only a checkpoint takes a --config")
+        if checkpoint or is_model_folder(source):
             if loras or textual_inversions:
-                raise UsageError(f"{source}: a ControlNet takes no LoRA and no textual inversion")
-            write = write_controlnet
-            pipe, family = load_controlnet(source, DTYPES[dtype], variant)
+                raise UsageError(
+                    f"{source}: {'this model' if checkpoint else 'a ControlNet'} takes no LoRA and no textual inversion"
+                )
+            write = write_models
+            if checkpoint and variant:
+                raise UsageError(f"{source}: a checkpoint has no --variant")
+            if checkpoint:
+                pipe, family = load_latent_diffusion(source, config, DTYPES[dtype])
+            else:
+                pipe, family = load_controlnet(source, DTYPES[dtype], variant)
         else:
             write = write_package
             pipe, family = load_pipeline(source, DTYPES[dtype], variant, FAMILIES | STABLE_VIDEO | UNCONDITIONAL)
@@ -308,7 +326,9 @@ def return_freed_memory():
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "pipeline", metavar="PIPELINE_DIR", help="diffusers pipeline or ControlNet folder with safetensors weights"
+        "pipeline",
+        metavar="PIPELINE_DIR",
+        help="diffusers pipeline or ControlNet folder with safetensors weights, or a CompVis checkpoint",
     )
     parser.add_argument("out", metavar="OUT_DIR", help="package folder to make")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="that the networks run in; default float32")
@@ -328,6 +348,7 @@ def main(arguments=None):
         default=[],
         help="embeddings to add to the tokenizer and the text encoder; several times too; default token: the file's",
     )
+    parser.add_argument("--config", type=Path, metavar="YAML", help="of a checkpoint; default: the one beside it")
     parser.add_argument("--force", action="store_true", help="replace OUT_DIR if it is a package")
     args = parser.parse_args(arguments)
     quiet()
@@ -345,6 +366,7 @@ def main(arguments=None):
             progress.stage,
             args.lora,
             args.textual_inversion,
+            args.config,
         )
         progress.clear()
     except UsageError as error:

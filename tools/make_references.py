@@ -17,6 +17,7 @@ SCRIPTS = (
     "pipelines.py",
     "controlnet.py",
     "ddpm.py",
+    "class_conditional.py",
     "svd.py",
     "prompts.py",
     "macs.py",

@@ -3,6 +3,7 @@
 /// Everything: caching for UNets (helper.hpp), schedulers, and the pipelines over them.
 
 #include "deepcache/cache_policy.hpp"
+#include "deepcache/class_conditional.hpp"
 #include "deepcache/generate.hpp"
 #include "deepcache/helper.hpp"
 #include "deepcache/image.hpp"

@@ -47,7 +47,8 @@ class Scheduler {
   /// skip_prk_steps), and "dpm++_2m", to which "_sde", "_karras" or "_sde_karras" may be added (DPM-Solver++ of order
   /// 2, with these and without what else the settings say of algorithm, order and spacing of sigmas).
   /// "generalized_ddim" is DDIM as its paper's own code has it, whose setting "skip_type" is "uniform" or "quad";
-  /// "generalized_ddim_quad" is that one with "quad".
+  /// "generalized_ddim_quad" is that one with "quad". "compvis_ddim", "CompVisDDIMScheduler" in full, is DDIM as
+  /// CompVis's latent-diffusion has it.
   /// @throws std::runtime_error if the file can't be read, or holds a value that isn't supported (the message names
   /// it).
   /// @throws std::invalid_argument if `class_name` isn't known (the message lists those that are).
@@ -56,7 +57,8 @@ class Scheduler {
   /// The same from the text of such a file.
   static std::unique_ptr<Scheduler> from_json(std::string_view json, std::string_view class_name = "");
 
-  /// The class name in diffusers, such as "DDIMScheduler"; a short name where diffusers has none.
+  /// The class name in diffusers, such as "DDIMScheduler"; "CompVisDDIMScheduler" or a short name where diffusers has
+  /// none.
   virtual std::string name() const = 0;
 
   /// Begins a run: sets `timesteps()` and forgets what earlier steps left behind.

@@ -13,6 +13,7 @@ namespace deepcache {
 std::unique_ptr<Scheduler> make_ddim(const ConfigReader& config);
 std::unique_ptr<Scheduler> make_generalized_ddim(const ConfigReader& config);
 std::unique_ptr<Scheduler> make_generalized_ddim_quad(const ConfigReader& config);
+std::unique_ptr<Scheduler> make_compvis_ddim(const ConfigReader& config);
 std::unique_ptr<Scheduler> make_pndm(const ConfigReader& config);
 std::unique_ptr<Scheduler> make_plms(const ConfigReader& config);
 std::unique_ptr<Scheduler> make_euler_discrete(const ConfigReader& config);

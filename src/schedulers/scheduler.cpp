@@ -27,6 +27,7 @@ constexpr std::array kClasses{
     SchedulerClass{"EulerDiscreteScheduler", make_euler_discrete},
     SchedulerClass{"EulerAncestralDiscreteScheduler", make_euler_ancestral_discrete},
     SchedulerClass{"HeunDiscreteScheduler", make_heun_discrete},
+    SchedulerClass{"CompVisDDIMScheduler", make_compvis_ddim},
     SchedulerClass{"ddim", make_ddim},
     SchedulerClass{"plms", make_plms},
     SchedulerClass{"ddpm", make_ddpm},
@@ -41,6 +42,7 @@ constexpr std::array kClasses{
     SchedulerClass{"heun", make_heun_discrete},
     SchedulerClass{"generalized_ddim", make_generalized_ddim},
     SchedulerClass{"generalized_ddim_quad", make_generalized_ddim_quad},
+    SchedulerClass{"compvis_ddim", make_compvis_ddim},
 };
 
 const SchedulerClass* find_class(std::string_view name) {

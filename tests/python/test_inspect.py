@@ -15,9 +15,11 @@ from pathlib import Path
 
 import torch
 from diffusers import UNet2DModel
+from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tools/references")]
+from class_conditional import tiny_model  # noqa: E402
 from export import quiet  # noqa: E402
 from families import UNET, UNET_XL, Size, unet_xl_inputs  # noqa: E402
 from macs import both_totals, record, split  # noqa: E402
@@ -93,6 +95,27 @@ class CountTest(InspectTest):
                 got = self.json(PACKAGES / variant, *options)
                 self.assertEqual(got["full_step"], expected["full"])
                 self.assertEqual([branch["cached_step"] for branch in got["branches"]], expected["cached"])
+
+    def test_a_class_conditional_model_as_pytorch_counts_the_original(self):
+        """At branch 0 the original's cached step runs its first block, its last and what is behind that."""
+        unet = tiny_model().model.diffusion_model
+        sample, timestep, context = torch.randn(1, 3, 16, 16), torch.tensor([1]), torch.randn(1, 1, 16)
+
+        def cached_step():
+            time = unet.embed_time(timestep)
+            first = unet.input_blocks[0](sample, time, context)
+            unet.out(unet.output_blocks[-1](torch.cat([first, first], dim=1), time, context))
+
+        def count(run):
+            with FlopCounterMode(display=False) as counter:
+                run()
+            return counter.get_total_flops() // 2
+
+        got = self.json(PACKAGES / "ldm")
+        self.assertEqual(got["inputs"], {"sample": [1, 3, 16, 16], "timestep": [], "encoder_hidden_states": [1, 1, 16]})
+        self.assertEqual(sum(got["full_step"].values()), count(lambda: unet(sample, timestep, context)))
+        self.assertEqual(len(got["branches"]), 4)
+        self.assertEqual(sum(got["branches"][0]["cached_step"].values()), count(cached_step))
 
     def test_a_full_step_of_sdxl_as_pytorch_counts_it(self):
         pipe = tiny_pipeline("sdxl")

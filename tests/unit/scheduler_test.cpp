@@ -17,6 +17,7 @@ namespace {
 constexpr const char* kPlms = R"({"_class_name": "PNDMScheduler", "skip_prk_steps": true, "steps_offset": 1})";
 constexpr const char* kPrk = R"({"_class_name": "PNDMScheduler"})";
 constexpr const char* kDdim = R"({"_class_name": "DDIMScheduler"})";
+constexpr const char* kCompVisDdim = R"({"_class_name": "CompVisDDIMScheduler"})";
 constexpr const char* kDdpm = R"({"_class_name": "DDPMScheduler"})";
 constexpr const char* kLcm = R"({"_class_name": "LCMScheduler"})";
 constexpr const char* kEuler = R"({"_class_name": "EulerDiscreteScheduler"})";
@@ -29,7 +30,7 @@ constexpr const char* kUniPc = R"({"_class_name": "UniPCMultistepScheduler", "so
 
 /// What holds for every class is tested with each of these.
 constexpr const char* kConfigs[] = {
-    kDdim, kPlms, kPrk, kDdpm, kLcm, kEuler, kEulerA, kHeun, kDpm, kDpmSde, kUniPc,
+    kDdim, kCompVisDdim, kPlms, kPrk, kDdpm, kLcm, kEuler, kEulerA, kHeun, kDpm, kDpmSde, kUniPc,
 };
 
 /// Those that draw noise at all their steps, or all but the last.
@@ -180,7 +181,7 @@ TEST(SchedulerStep, RepeatedRunsEqualFreshOnes) {
     const auto expected = run_afresh(config);
 
     const auto scheduler = Scheduler::from_json(config);
-    scheduler->set_timesteps(9);
+    scheduler->set_timesteps(10);
     run(*scheduler);
     scheduler->set_timesteps(6);
     expect_same(run(*scheduler), expected);

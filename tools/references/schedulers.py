@@ -42,6 +42,8 @@ CASES = {
     if module.name != "common"
 }
 SHORT_NAMES = {short: name for module in CASES.values() for short, name in module.NAMES.items()}
+OWN_CLASSES = {name: own for module in CASES.values() for name, own in getattr(module, "CLASSES", {}).items()}
+OWN_CLASSES["GeneralizedDDIMScheduler"] = GeneralizedDDIMScheduler
 SETTINGS = {short: settings for module in CASES.values() for short, settings in getattr(module, "SETTINGS", {}).items()}
 
 
@@ -52,7 +54,7 @@ def stand_in(sample, timestep):
 
 
 def scheduler_class(name):
-    return GeneralizedDDIMScheduler if name == "GeneralizedDDIMScheduler" else getattr(diffusers, name)
+    return OWN_CLASSES.get(name) or getattr(diffusers, name)
 
 
 def make_scheduler(class_name, config):

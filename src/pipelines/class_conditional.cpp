@@ -1,0 +1,221 @@
+#include "deepcache/class_conditional.hpp"
+
+#include <torch/types.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "core/torchscript.hpp"
+#include "deepcache/noise.hpp"
+#include "deepcache/scheduler.hpp"
+#include "error.hpp"
+#include "log.hpp"
+#include "models/autoencoder.hpp"
+#include "models/model_package.hpp"
+#include "pipelines/denoising_loop.hpp"
+
+namespace deepcache {
+namespace {
+
+constexpr const char* kFamily = "class-conditional";
+
+struct Traits {
+  std::int64_t in_channels;  ///< of the UNet, and so of the latents
+  std::int64_t sample_size;  ///< latents of the model's own image size
+  std::int64_t num_classes;  ///< the unconditional one, which is the last, included
+  std::int64_t vae_factor;   ///< pixels to a latent
+};
+
+Traits read_traits(const ModelPackage& package, const UNet& unet, const Autoencoder& vae) {
+  constexpr std::array known{"sample", "timestep", "encoder_hidden_states"};
+  for (const auto& name : unet.input_names())
+    check_data(std::ranges::find(known, name) != known.end(), "the UNet has an input \"{}\"; this pipeline knows {}",
+               name, fmt::join(known, ", "));
+  Traits traits{.in_channels = 0, .sample_size = 0, .num_classes = 0, .vae_factor = vae.config().factor};
+  package.read("unet/config.json", [&](const ConfigReader& config) {
+    for (const char* key : {"in_channels", "sample_size"}) config.require(key);
+    traits.in_channels = config.integer("in_channels", 0, 1, 1000);
+    traits.sample_size = config.integer("sample_size", 0, 1, 100000);
+    return 0;
+  });
+  package.read("class_embedder/config.json", [&](const ConfigReader& config) {
+    config.require("n_classes");
+    traits.num_classes = config.integer("n_classes", 0, 2, 1'000'000);  // one class, and the unconditional one
+    return 0;
+  });
+  return traits;
+}
+
+const ModelPackage& check_package(const ModelPackage& package, const std::filesystem::path& folder,
+                                  const LoadOptions& options) {
+  check_data(package.family() == kFamily, "{} holds a model of family \"{}\"; this pipeline runs {}", folder.string(),
+             package.family(), kFamily);
+  check_argument(options.controlnets.empty(), "ControlNets are for Stable Diffusion; a model of family \"{}\" has none",
+                 kFamily);
+  return package;
+}
+
+std::int64_t latent_side(std::int64_t pixels, const char* name, const Traits& traits) {
+  check_argument(pixels >= 0 && pixels % traits.vae_factor == 0,
+                 "{} must be a multiple of {}, or 0 for the model's own {}, got {}", name, traits.vae_factor,
+                 traits.sample_size * traits.vae_factor, pixels);
+  return pixels == 0 ? traits.sample_size : pixels / traits.vae_factor;
+}
+
+std::vector<std::int64_t> shape_of_latents(std::size_t num_labels, const ClassConditionalParams& params,
+                                           const Traits& traits) {
+  return {static_cast<std::int64_t>(num_labels) * params.num_images_per_label, traits.in_channels,
+          latent_side(params.height, "height", traits), latent_side(params.width, "width", traits)};
+}
+
+void check_request(const std::vector<std::int64_t>& class_labels, const ClassConditionalParams& params,
+                   const Traits& traits) {
+  check_argument(!class_labels.empty(), "there must be one class label or more, got none");
+  for (const auto label : class_labels)
+    check_argument(label >= 0 && label < traits.num_classes,
+                   "class labels must be from 0 to {}, of which the last is no class (unconditional), got {}",
+                   traits.num_classes - 1, label);
+  check_argument(params.num_images_per_label >= 1, "num_images_per_label must be 1 or above, got {}",
+                 params.num_images_per_label);
+  check_argument(std::isfinite(params.guidance_scale), "guidance_scale must be a finite number, got {}",
+                 params.guidance_scale);
+  check_argument(params.eta >= 0 && params.eta <= 1, "eta must be 0 to 1, got {}", params.eta);
+  const auto shape = shape_of_latents(class_labels.size(), params, traits);
+  check_argument(params.seeds.size() == 1 || std::cmp_equal(params.seeds.size(), shape[0]),
+                 "there must be one seed, or one for each of the {} images, got {}", shape[0], params.seeds.size());
+  if (params.latents.defined())
+    check_argument(params.latents.sizes() == shape && params.latents.is_floating_point(),
+                   "latents must be floating-point values of shape [{}], got {}", fmt::join(shape, ", "),
+                   c10::str(params.latents.scalar_type(), " ", params.latents.sizes()));
+}
+
+}  // namespace
+
+struct ClassConditionalPipeline::Impl {
+  Impl(const ModelPackage& package, const LoadOptions& options)
+      : device(options.device),
+        dtype(package.dtype()),
+        scheduler_config(package.file("scheduler/scheduler_config.json")),
+        scheduler(Scheduler::from_config(scheduler_config, options.scheduler)),
+        class_embedder(package.network("class_embedder/model.pt"), device),
+        unet(UNet::load(package.file("unet/model.pt"), device, dtype)),
+        vae(package, device),
+        traits(read_traits(package, unet, vae)) {}
+
+  /// All that can be wrong with a request is found here, before anything is computed.
+  void check(const std::vector<std::int64_t>& class_labels, const ClassConditionalParams& params) const {
+    check_request(class_labels, params, traits);
+    check_argument(params.eta == 0 || scheduler->has_ddim_options(), "eta is an option of DDIM; {} has none, got {}",
+                   scheduler->name(), params.eta);
+    scheduler->set_timesteps(params.num_inference_steps);
+  }
+
+  /// [B, 1, D]; under guidance [2B, 1, D], the unconditional half first.
+  torch::Tensor embed(const std::vector<std::int64_t>& class_labels, const ClassConditionalParams& params,
+                      bool guided) const {
+    auto labels = torch::tensor(class_labels, torch::kLong).repeat_interleave(params.num_images_per_label);
+    if (guided) labels = torch::cat({torch::full_like(labels, traits.num_classes - 1), labels});
+    return class_embedder(labels.to(device));
+  }
+
+  /// One after the other: comparing a picture's latents with the codebook takes the memory of all their distances.
+  torch::Tensor decode(const torch::Tensor& latents) const { return vae.decode(latents, {.slicing = true}); }
+
+  ClassConditionalResult run(const std::vector<std::int64_t>& class_labels, const ClassConditionalParams& params) {
+    check(class_labels, params);
+    const torch::NoGradGuard no_grad;
+    const auto options = torch::TensorOptions().dtype(dtype).device(device);
+    const bool guided = params.guidance_scale != 1;  // also below it, as in the original
+    NoiseGenerator noise(params.seeds);
+    const auto initial = params.latents.defined()
+                             ? params.latents.to(options)
+                             : noise.randn(shape_of_latents(class_labels.size(), params, traits), options);
+    const auto result =
+        denoise(unet, *scheduler, {.begin = 0, .end = scheduler->timesteps().size(0)},
+                {.latents = initial * scheduler->init_noise_sigma()},
+                {{"encoder_hidden_states", embed(class_labels, params, guided)}},
+                {.guidance_scale = guided ? torch::tensor(params.guidance_scale, torch::kDouble) : torch::Tensor(),
+                 .step = {.eta = params.eta, .noise = &noise},
+                 .callback = params.callback});
+    const bool decoded = params.decode && !result.cancelled;
+    return {.images = decoded ? decode(result.latents) : torch::Tensor(),
+            .latents = result.latents,
+            .cancelled = result.cancelled};
+  }
+
+  torch::Device device;
+  torch::Dtype dtype;
+  std::filesystem::path scheduler_config;
+  std::unique_ptr<Scheduler> scheduler;
+  Network class_embedder;
+  UNet unet;
+  Autoencoder vae;
+  Traits traits;
+};
+
+ClassConditionalPipeline::ClassConditionalPipeline(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+ClassConditionalPipeline::~ClassConditionalPipeline() = default;
+ClassConditionalPipeline::ClassConditionalPipeline(ClassConditionalPipeline&&) noexcept = default;
+ClassConditionalPipeline& ClassConditionalPipeline::operator=(ClassConditionalPipeline&&) noexcept = default;
+
+ClassConditionalPipeline ClassConditionalPipeline::load(const std::filesystem::path& folder,
+                                                        const LoadOptions& options) {
+  check_device(options.device);
+  const ModelPackage package(folder);
+  auto impl = std::make_unique<Impl>(check_package(package, folder, options), options);
+  log(LogLevel::kInfo, fmt::format("{}: {} on {}, {} branches, {}", folder.string(), c10::toString(impl->dtype),
+                                   options.device.str(), impl->unet.num_branches(), impl->scheduler->name()));
+  return ClassConditionalPipeline(std::move(impl));
+}
+
+ClassConditionalResult ClassConditionalPipeline::operator()(std::int64_t class_label,
+                                                            const ClassConditionalParams& params) {
+  return impl_->run({class_label}, params);
+}
+
+ClassConditionalResult ClassConditionalPipeline::operator()(const std::vector<std::int64_t>& class_labels,
+                                                            const ClassConditionalParams& params) {
+  return impl_->run(class_labels, params);
+}
+
+void ClassConditionalPipeline::validate(const std::vector<std::int64_t>& class_labels,
+                                        const ClassConditionalParams& params) const {
+  impl_->check(class_labels, params);
+}
+
+std::vector<std::int64_t> ClassConditionalPipeline::latent_shape(std::size_t num_labels,
+                                                                 const ClassConditionalParams& params) const {
+  return shape_of_latents(num_labels, params, impl_->traits);
+}
+
+std::int64_t ClassConditionalPipeline::num_classes() const {
+  return impl_->traits.num_classes;
+}
+
+std::int64_t ClassConditionalPipeline::pixels_per_latent() const {
+  return impl_->traits.vae_factor;
+}
+
+torch::Tensor ClassConditionalPipeline::decode(const torch::Tensor& latents) const {
+  const torch::NoGradGuard no_grad;
+  return impl_->decode(latents);
+}
+
+void ClassConditionalPipeline::set_scheduler(std::string_view class_name) {
+  impl_->scheduler = Scheduler::from_config(impl_->scheduler_config, class_name);
+}
+
+std::string ClassConditionalPipeline::scheduler_name() const {
+  return impl_->scheduler->name();
+}
+
+std::string ClassConditionalPipeline::model_type() const {
+  return "ldm";
+}
+
+UNet ClassConditionalPipeline::unet() const {
+  return impl_->unet;
+}
+
+}  // namespace deepcache
