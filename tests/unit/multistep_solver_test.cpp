@@ -103,7 +103,7 @@ TEST(MultistepSolver, RefusesUnsupportedSettings) {
       {"dpm++_2m", R"("lambda_min_clipped": "low")", {"lambda_min_clipped", "\"low\""}},
       {"dpm++_2m", R"("lambda_min_clipped": Infinity)", {"lambda_min_clipped", "Infinity"}},
       {"dpm++_2m", R"("lambda_min_clipped": 100)", {"lambda_min_clipped", "is 100;"}},
-      {"dpm++_2m", R"("variance_type": "learned")", {"variance_type", "\"learned\"", "null"}},
+      {"dpm++_2m", R"("variance_type": "learned")", {"variance_type", "\"learned\"", "fixed_large"}},
       {"dpm++_2m", R"("variance_type": "learned_range")", {"variance_type", "\"learned_range\""}},
       {"dpm++_2m", R"("prediction_type": "flow_prediction")", {"prediction_type", "\"flow_prediction\""}},
       {"dpm++_2m", R"("thresholding": 1)", {"thresholding"}},
