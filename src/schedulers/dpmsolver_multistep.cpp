@@ -207,7 +207,10 @@ DPMSolverMultistepOptions read_options(const ConfigReader& config, const std::op
   options.solver.lambda_min_clipped =
       config.number("lambda_min_clipped", options.solver.lambda_min_clipped, options.solver.lambda_min_clipped,
                     std::numeric_limits<double>::max());
-  config.require_null("variance_type", "models that learn variances aren't supported");
+  // Of DDPM's settings, which change nothing here; models that learn variances aren't supported.
+  if (config.holds("variance_type"))
+    config.choice("variance_type", true,
+                  {{"fixed_small", true}, {"fixed_small_log", true}, {"fixed_large", true}, {"fixed_large_log", true}});
   // Where several are set, diffusers takes Karras' sigmas before Lu's, and Lu's before the others.
   const bool lu = config.boolean("use_lu_lambdas", false);
   if (variant) {

@@ -109,7 +109,7 @@ TEST(MultistepSolver, RefusesUnsupportedSettings) {
       {"DPMSolverMultistepScheduler", R"("lambda_min_clipped": "low")", {"lambda_min_clipped", "\"low\""}},
       {"DPMSolverMultistepScheduler", R"("lambda_min_clipped": Infinity)", {"lambda_min_clipped", "Infinity"}},
       {"DPMSolverMultistepScheduler", R"("lambda_min_clipped": 100)", {"lambda_min_clipped", "is 100;"}},
-      {"DPMSolverMultistepScheduler", R"("variance_type": "learned")", {"variance_type", "\"learned\"", "null"}},
+      {"DPMSolverMultistepScheduler", R"("variance_type": "learned")", {"variance_type", "\"learned\"", "fixed_large"}},
       {"DPMSolverMultistepScheduler", R"("variance_type": "learned_range")", {"variance_type", "\"learned_range\""}},
       {"DPMSolverMultistepScheduler",
        R"("prediction_type": "flow_prediction")",
