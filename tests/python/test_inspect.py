@@ -242,8 +242,8 @@ class VideoTest(InspectTest):
         )
         self.expect_refused("--num-frames", SVD, "--num-frames", 0)
         self.expect_refused("--config and --decoder go with a UNet's file", SVD, "--decoder", SVD / "vae/decoder.pt")
-        unet, decoder = SD1 / "unet/model.pt", SVD / "vae/decoder.pt"
-        self.expect_refused("--decoder is of a video's latents", unet, "--decoder", decoder)
+        self.traced(UNET, "sd1")
+        self.expect_refused("--decoder is of a video's latents", "unet.pt", "--decoder", SVD / "vae/decoder.pt")
 
 
 class MemoryTest(InspectTest):
@@ -261,7 +261,7 @@ class MemoryTest(InspectTest):
 
         sample = torch.zeros(1, 4, 8, 8)
         torch.jit.trace(Network().eval(), sample).save(self.folder / "unet.pt")
-        got = self.json("unet.pt", "--latent-size", "8x8")["activations"]
+        got = self.json("unet.pt", "--input", "sample=1x4x8x8")["activations"]
         self.assertEqual(got["full_step"], 1024 + 4096 + 4096)  # while the norm runs: the sample, and 16 channels twice
         self.assertEqual(got["cached_step"], 1024 + 1024 + 2048)  # while the sample and the feature are concatenated
 
@@ -278,7 +278,7 @@ class TableTest(InspectTest):
         self.assertEqual(
             lines[3],
             f"activations: {held['full_step'] / 1e6:.1f} MB at most in a full step, "
-            f"{held['cached_step'] / 1e3:.1f} kB in a cached one (branch 0)",
+            f"{held['cached_step'] / 1e6:.1f} MB in a cached one (branch 0)",
         )
         rows = [re.split(r" {2,}", line.strip()) for line in lines if re.match(r" *\d+  ", line)]
         self.assertEqual(len(rows), 12)
