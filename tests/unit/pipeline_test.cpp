@@ -339,16 +339,6 @@ TEST(PipelineFamilies, PaintingModelsAndRefinersNeedPictures) {
   EXPECT_TRUE(refiner.shares_latents_with(painting));
 }
 
-TEST(PipelineFamilies, ASecondNegativePromptNeedsTheFirst) {
-  const auto pipe = StableDiffusionPipeline::load(std::filesystem::path(DEEPCACHE_TEST_DATA) / "packages/sdxl");
-  auto params = quick();
-  params.negative_prompt_2.emplace("ugly");
-  expect_error<std::invalid_argument>([&] { pipe.validate({"x"}, params); },
-                                      {"negative_prompt_2 needs a negative_prompt"});
-  params.negative_prompt.emplace();
-  EXPECT_NO_THROW(pipe.validate({"x"}, params));
-}
-
 TEST(PipelineLoading, DeviceThatIsNotThere) {
   expect_error<std::invalid_argument>(
       [] {
