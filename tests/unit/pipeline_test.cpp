@@ -332,6 +332,7 @@ TEST(PipelineFamilies, PaintingModelsAndRefinersNeedPictures) {
       [&] {
         auto second = quick();
         second.image = torch::zeros({3, 64, 64});
+        second.strength = 0.5;
         second.prompt_2.emplace("x");
         refiner.validate({"x"}, second);
       },
