@@ -348,7 +348,7 @@ class WrongInputTest(InspectTest):
         config.write_text("{")
         self.expect_refused("config.json", "unet.pt")
         self.expect_refused("nowhere.json", "unet.pt", "--config", "nowhere.json")
-        self.expect_refused("--config goes with a UNet's file", SDXL, "--config", config)
+        self.expect_refused("--config and --decoder go with a UNet's file", SDXL, "--config", config)
 
     def test_shapes_that_are_none(self):
         for text in "sample", "=1x4", "sample=4x", "sample=axb", "sample=1x0", "sample=-1", "sample=9999999", "s=1x4:":
