@@ -1,9 +1,11 @@
 """Writes a published UNet at its full size with random weights, traced as tools/export.py traces.
 
     python bench/make_unet.py [sd15|sd21|sdxl|sdxl_refiner|ddpm_cifar10|ddpm_lsun] [--dtype float16] [--out FOLDER]
+        [--no-weights]
 
 For unet_bench and `deepcache inspect`. The folder gets unet.pt (for sd15 3.4 GB in float32) and config.json. What a
-step costs doesn't depend on the weights' values, nor do its multiply-accumulates depend on the dtype.
+step costs doesn't depend on the weights' values, nor do its multiply-accumulates depend on the dtype: so for `inspect`
+alone --no-weights does, a file of a megabyte or two whose weights are all zero, each tensor one number seen many times.
 """
 
 import argparse
@@ -45,26 +47,45 @@ def forward_of(config):
     return unet_xl_forward if config.addition_embed_type else unet_forward
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?", choices=UNETS, default="sd15", help="default sd15")
-    parser.add_argument("--out", type=Path, help="folder; default build/bench/MODEL")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    quiet()
-    out = args.out or ROOT / "build/bench" / args.model
-    out.mkdir(parents=True, exist_ok=True)
+def make_empty_unet(model):
+    """With zeros of stride 0 for weights, which take no memory."""
+    with torch.device("meta"):
+        unet = make_unet(model)
+    for module in unet.modules():
+        for tensors in module._parameters, module._buffers:
+            for name, tensor in tensors.items():
+                if tensor is not None:
+                    zeros = torch.zeros(1, dtype=tensor.dtype).expand(tensor.shape)
+                    tensors[name] = torch.nn.Parameter(zeros) if tensors is module._parameters else zeros
+    return unet
 
-    torch.manual_seed(args.seed)
-    torch.set_default_dtype(DTYPES[args.dtype])  # or a half UNet would take three times its memory while it is made
-    unet = make_unet(args.model).eval().requires_grad_(False)
+
+def write(unet, out):
+    """unet.pt and config.json."""
+    out.mkdir(parents=True, exist_ok=True)
+    unet.eval().requires_grad_(False)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         traced = torch.jit.trace(view_of(unet, forward_of(unet.config)), tuple(inputs(unet.config)), check_trace=False)
     traced.save(out / "unet.pt")
     strip(out / "unet.pt")
     (out / "config.json").write_text(json.dumps(dict(unet.config), indent=2) + "\n")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", choices=UNETS, default="sd15", help="default sd15")
+    parser.add_argument("--out", type=Path, help="folder; default build/bench/MODEL")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-weights", action="store_true", help="zeros that take no room, for `deepcache inspect`")
+    args = parser.parse_args()
+    quiet()
+    out = args.out or ROOT / "build/bench" / args.model
+    torch.manual_seed(args.seed)
+    torch.set_default_dtype(DTYPES[args.dtype])  # or a half UNet would take three times its memory while it is made
+    unet = (make_empty_unet if args.no_weights else make_unet)(args.model)
+    write(unet, out)
     print(f"{out}: {sum(weight.numel() for weight in unet.parameters()) / 1e6:.1f} M parameters")
 
 
