@@ -12,7 +12,7 @@ class UsageError(Exception):
 
 def said(error):
     """What an exception says, which may be nothing but its type."""
-    return str(error) or type(error).__name__
+    return str(error).strip() or type(error).__name__
 
 
 def read_index(folder):

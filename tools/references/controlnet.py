@@ -191,7 +191,10 @@ def control_arguments(case):
 
 def record(case, controlnets):
     pipe = controlnet_pipeline(case, [controlnets[control.package] for control in case.controls])
-    pipe.scheduler = make_scheduler(case.scheduler, pipe.scheduler.config)
+    with tempfile.TemporaryDirectory() as folder:
+        # From a file, as in pipelines.py: one made in memory leaves settings to the class that it becomes.
+        pipe.scheduler.save_pretrained(folder)
+        pipe.scheduler = make_scheduler(case.scheduler, type(pipe.scheduler).from_pretrained(folder).config)
     prompts, inputs = PROMPTS[: case.batch], input_pictures(case)
     arguments = {name: picture / 255 for name, picture in inputs.items()} | control_arguments(case)
     with cut(pipe, case) if case.cache_interval else nullcontext() as full_calls:
