@@ -17,7 +17,8 @@ import torch
 from diffusers import UNet2DModel
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tools/references")]
+sys.path[:0] = [str(ROOT / folder) for folder in ("tools", "tools/references", "bench")]
+import make_unet  # noqa: E402
 from export import quiet  # noqa: E402
 from families import UNET, UNET_XL, Size, unet_xl_inputs  # noqa: E402
 from macs import both_totals, record, split  # noqa: E402
@@ -111,6 +112,19 @@ class CountTest(InspectTest):
                 "time_ids": [1, 6],
             },
         )
+
+    def test_the_published_unet(self):
+        """Stable Diffusion 1.5's at 64x64, batch 1: the paper's numbers, in 10^9."""
+        make_unet.write_model("sd15", self.folder, no_weights=True)
+        self.assertLess((self.folder / "unet.pt").stat().st_size, 4e6)
+        got = self.json("unet.pt", "--latent-size", "64x64")
+        self.assertEqual(got["inputs"]["encoder_hidden_states"], [1, 77, 768])
+        in_billions = {key: round(value / 1e9, 1) for key, value in got["full_step"].items()}
+        self.assertEqual(in_billions, {"weights": 338.6, "attention": 63.0})
+        cached = [round(branch["cached_step"]["weights"] / 1e9, 1) for branch in got["branches"]]
+        self.assertEqual(cached, [20.7, 57.3, 98.0, 132.6, 167.6, 208.4, 243.0, 278.2, 315.0, 322.7, 327.7, 332.6])
+        table = self.run_well("unet.pt", "--latent-size", "64x64")
+        self.assertIn("full step: 338.6 + 63.0 GMACs, convolutions and linear layers + attention products", table)
 
     def test_features_and_speedups(self):
         got = self.json(SD1)
