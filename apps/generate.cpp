@@ -90,17 +90,17 @@ void check_flags(const GenerateFlags& flags, const Program& program) {
 
 }  // namespace
 
-void check_model_type(const GenerateFlags& o, const std::string& actual) {
-  if (o.model_type.empty()) return;
-  const auto& kinds = kModelTypes.at(o.model_type);
+void check_model_type(const GenerateFlags& flags, const std::string& actual) {
+  if (flags.model_type.empty()) return;
+  const auto& kinds = kModelTypes.at(flags.model_type);
   if (std::ranges::find(kinds, actual) == kinds.end())
-    throw std::invalid_argument(fmt::format("{} is a model of type {}, not {}", o.model, actual, o.model_type));
-  if (o.model_type.ends_with("img2img") && o.image.empty())
-    throw std::invalid_argument(o.model_type + " needs --image");
-  if (o.model_type.ends_with("img2img") && !o.mask.empty())
-    throw std::invalid_argument(o.model_type + " has no use for --mask; sd-inpaint has");
-  if (o.model_type.ends_with("inpaint") && o.mask.empty())
-    throw std::invalid_argument(o.model_type + " needs --image and --mask");
+    throw std::invalid_argument(fmt::format("{} is a model of type {}, not {}", flags.model, actual, flags.model_type));
+  if (flags.model_type.ends_with("img2img") && flags.image.empty())
+    throw std::invalid_argument(flags.model_type + " needs --image");
+  if (flags.model_type.ends_with("img2img") && !flags.mask.empty())
+    throw std::invalid_argument(flags.model_type + " has no use for --mask; sd-inpaint has");
+  if (flags.model_type.ends_with("inpaint") && flags.mask.empty())
+    throw std::invalid_argument(flags.model_type + " needs --image and --mask");
 }
 
 StepCallback both(const GenerateFlags& flags, const StepCallback& callback) {

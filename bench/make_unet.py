@@ -1,10 +1,12 @@
 """Writes a published UNet at its full size with random weights, traced as tools/export.py traces.
 
     python bench/make_unet.py [sd15|sd21|sdxl|sdxl_refiner|svd|svd_xt|ldm4g|ddpm_cifar10|ddpm_lsun] [--dtype float16]
+        [--out FOLDER] [--no-weights]
 
 For unet_bench and `deepcache inspect`. The folder gets unet.pt (for sd15 3.4 GB in float32) and config.json. What a
-step costs doesn't depend on the weights' values, nor do its multiply-accumulates depend on the dtype. For svd and
-svd_xt there is decoder.pt too, the VAE's decoder, for `deepcache inspect --decoder`.
+step costs doesn't depend on the weights' values, nor do its multiply-accumulates depend on the dtype: so for `inspect`
+alone --no-weights does, a file of a megabyte or two whose weights are all zero, each tensor one number seen many times.
+For svd and svd_xt there is decoder.pt too, the VAE's decoder, for `deepcache inspect --decoder`.
 """
 
 import argparse
@@ -58,11 +60,37 @@ def forward_of(config):
     return unet_xl_forward if config.addition_embed_type else unet_forward
 
 
+def without_weights(make):
+    """What `make` makes, with zeros of stride 0 for weights, which take no memory."""
+    with torch.device("meta"):
+        model = make()
+    for module in model.modules():
+        for tensors in module._parameters, module._buffers:
+            for name, tensor in tensors.items():
+                if tensor is not None:
+                    zeros = torch.zeros(1, dtype=tensor.dtype).expand(tensor.shape)
+                    tensors[name] = torch.nn.Parameter(zeros) if tensors is module._parameters else zeros
+    return model
+
+
 def write(module, arguments, file):
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         torch.jit.trace(module, arguments, check_trace=False).save(file)
     strip(file)
+
+
+def write_model(name, out, no_weights=False):
+    """unet.pt, config.json and a video model's decoder.pt; returns the UNet."""
+    make = without_weights if no_weights else (lambda make: make())
+    out.mkdir(parents=True, exist_ok=True)
+    unet = make(lambda: make_unet(name)).eval().requires_grad_(False)
+    write(view_of(unet, forward_of(unet.config)), tuple(inputs(unet.config)), out / "unet.pt")
+    if "num_frames" in unet.config:
+        decoder = VideoDecoder(make(make_video_vae).eval().requires_grad_(False))
+        write(decoder, torch.randn(2, 3, unet.config.out_channels, 17, 9), out / "decoder.pt")
+    (out / "config.json").write_text(json.dumps(dict(unet.config), indent=2) + "\n")
+    return unet
 
 
 def main():
@@ -71,19 +99,13 @@ def main():
     parser.add_argument("--out", type=Path, help="folder; default build/bench/MODEL")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-weights", action="store_true", help="zeros that take no room, for `deepcache inspect`")
     args = parser.parse_args()
     quiet()
     out = args.out or ROOT / "build/bench" / args.model
-    out.mkdir(parents=True, exist_ok=True)
-
     torch.manual_seed(args.seed)
     torch.set_default_dtype(DTYPES[args.dtype])  # or a half UNet would take three times its memory while it is made
-    unet = make_unet(args.model).eval().requires_grad_(False)
-    write(view_of(unet, forward_of(unet.config)), tuple(inputs(unet.config)), out / "unet.pt")
-    if "num_frames" in unet.config:
-        decoder = VideoDecoder(make_video_vae().eval().requires_grad_(False))
-        write(decoder, torch.randn(2, 3, unet.config.out_channels, 17, 9), out / "decoder.pt")
-    (out / "config.json").write_text(json.dumps(dict(unet.config), indent=2) + "\n")
+    unet = write_model(args.model, out, args.no_weights)
     print(f"{out}: {sum(weight.numel() for weight in unet.parameters()) / 1e6:.1f} M parameters")
 
 

@@ -5,7 +5,6 @@
 #include <deepcache/deepcache.hpp>
 
 #include <cstdio>
-#include <cstdlib>
 #include <exception>
 #include <string>
 
@@ -19,7 +18,7 @@ int main(int argc, char** argv) try {
   helper.set_params({.cache_interval = 5, .cache_branch_id = 2});  // as the paper of DeepCache runs these models
   helper.enable();
 
-  const auto result = pipe({.batch_size = std::atoll(argv[2]), .num_inference_steps = 100});
+  const auto result = pipe({.batch_size = std::stoll(argv[2]), .num_inference_steps = 100});
   for (std::int64_t i = 0; i < result.images.size(0); ++i) {
     const auto colours = result.images[i].expand({3, -1, -1});  // of greys too
     deepcache::save_png(colours, std::string(argv[3]) + "-" + std::to_string(i) + ".png");

@@ -23,6 +23,11 @@ def split_option(option, what):
     raise UsageError(f"{what} {option}: there is no such file")
 
 
+def file_of(option):
+    """The file of an option that names one, there or not."""
+    return next((Path(option[:end]) for end in range(len(option), 0, -1) if Path(option[:end]).is_file()), Path(option))
+
+
 def fuse_lora(pipe, option):
     """Adds a LoRA, given as FILE or FILE:SCALE, to the weights; returns a line about it. @throws UsageError"""
     file, value = split_option(option, "--lora")

@@ -7,6 +7,7 @@ import torch
 from diffusers import ControlNetModel
 
 from families import FURTHER_INPUTS, Family, Network, UsageError, denoiser_inputs, view_of
+from loading import from_pretrained
 
 # Settings that change what a ControlNet is given or what becomes of its residuals.
 UNSUPPORTED = (*FURTHER_INPUTS, "global_pool_conditions")
@@ -112,12 +113,7 @@ def load_controlnet(folder, dtype, variant=None):
         raise UsageError(f"{file}: no _class_name can be read ({error})") from error
     if name != "ControlNetModel":
         raise UsageError(f"{file}: class {name} isn't known; of models on their own, ControlNetModel is")
-    try:
-        controlnet = ControlNetModel.from_pretrained(
-            folder, torch_dtype=dtype, variant=variant, local_files_only=True, use_safetensors=True
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise UsageError(f"{folder}: diffusers can't load it: {error}") from error
+    controlnet = from_pretrained(ControlNetModel, folder, dtype, variant)
     for setting in UNSUPPORTED:
         if getattr(controlnet.config, setting, None):
             raise UsageError(f"{file}: {setting} isn't supported in a ControlNet")

@@ -8,6 +8,8 @@ checked against the Python pipeline before the package appears under its name. d
 Exit codes: 0 done, 1 the export or its check failed, 2 the arguments or the pipeline folder are no good.
 """
 
+# ruff: noqa: E402  (a warning that diffusers gives where it is imported must be silenced before)
+
 import argparse
 import ctypes
 import hashlib
@@ -16,6 +18,7 @@ import logging
 import math
 import os
 import shutil
+import signal
 import sys
 import time
 import warnings
@@ -23,14 +26,17 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from unittest import mock
 
+warnings.filterwarnings("ignore", message="CUDA is not available")
+
 import diffusers
 import torch
 import transformers
 
-from adapters import adapt
+from adapters import adapt, file_of
 from controlnets import is_model_folder, load_controlnet
 from families import FAMILIES, SCHEDULERS, UsageError, load_pipeline, modules, vae_in
 from latent_diffusion import is_checkpoint, load_latent_diffusion
+from places import check_place, put_in_place
 from stable_video import FAMILIES as STABLE_VIDEO
 from tracing import CheckError, check_network, check_sizes, difference, round_weights, save_network, trace_network
 from unconditional import FAMILIES as UNCONDITIONAL
@@ -64,21 +70,24 @@ class Progress:
 # ---- A run of the whole pipeline
 
 
+def input_pictures(family, side, count=1):
+    """What the family's pipeline must be given besides a prompt, to run all steps at this size."""
+    generator, channels = torch.Generator().manual_seed(1), dict(image=3, mask_image=1)
+    pictures = {name: torch.rand(1, channels[name], side, side, generator=generator) for name in family.pictures}
+    arguments = {name: picture.repeat(count, 1, 1, 1) for name, picture in pictures.items()}
+    # An image alone tells the size.
+    size = {} if family.pictures == ("image",) else dict(height=side, width=side)
+    return arguments | size | (dict(strength=1.0) if pictures else {})
+
+
 def sample(pipe, family):
     """A short run, of DDIM unless the family has one of its own: final latents, and the picture that they decode to."""
     if family.sample:
         return family.sample(pipe, CHECK_STEPS)
     scheduler, pipe.scheduler = pipe.scheduler, diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
-    side = 16 * pipe.vae_scale_factor
-    generator, channels = torch.Generator().manual_seed(1), dict(image=3, mask_image=1)
-    arguments = {name: torch.rand(1, channels[name], side, side, generator=generator) for name in family.pictures}
-    if family.pictures:
-        arguments |= dict(strength=1.0)  # all steps
-    if family.pictures != ("image",):  # which has that picture's size
-        arguments |= dict(height=side, width=side)
     latents = pipe(
         CHECK_PROMPT,
-        **arguments,
+        **input_pictures(family, 16 * pipe.vae_scale_factor),
         num_inference_steps=CHECK_STEPS,
         guidance_scale=CHECK_GUIDANCE,
         generator=torch.Generator().manual_seed(0),
@@ -262,12 +271,8 @@ def export(
     @throws UsageError, CheckError
     """
     source, out, storage = Path(source), Path(out).resolve(), storage or dtype
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        if not force:
-            raise UsageError(f"{out} exists and isn't an empty folder; --force replaces a package")
-        if not (out / "deepcache.json").is_file():
-            raise UsageError(f"{out} exists and is no package, so that --force doesn't replace it")
-    part, old = (out.with_name(f"{out.name}.{os.getpid()}.{suffix}") for suffix in ("part", "old"))
+    check_place(out, force, (source, *(file_of(option) for option in (*loras, *textual_inversions))))
+    part = out.with_name(f"{out.name}.{os.getpid()}.part")
     try:
         part.mkdir(parents=True)
     except OSError as error:
@@ -298,12 +303,9 @@ def export(
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             write(pipe, family, part, dtype, storage, say, stage)
-        if out.exists():
-            out.rename(old)
-        part.rename(out)
+        put_in_place(part, out)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def quiet():
@@ -311,7 +313,6 @@ def quiet():
     for library in diffusers, transformers:
         library.utils.logging.set_verbosity(logging.CRITICAL)
         library.utils.logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", message="CUDA is not available")
 
 
 def return_freed_memory():
@@ -349,7 +350,7 @@ def main(arguments=None):
         help="embeddings to add to the tokenizer and the text encoder; several times too; default token: the file's",
     )
     parser.add_argument("--config", type=Path, metavar="YAML", help="of a checkpoint; default: the one beside it")
-    parser.add_argument("--force", action="store_true", help="replace OUT_DIR if it is a package")
+    parser.add_argument("--force", action="store_true", help="replace OUT_DIR if it is a package; its other files stay")
     args = parser.parse_args(arguments)
     quiet()
     return_freed_memory()
@@ -373,12 +374,14 @@ def main(arguments=None):
         progress.clear()
         print(f"export.py: {error}", file=sys.stderr)
         return 2
-    except (CheckError, OSError, RuntimeError) as error:
+    except Exception as error:
         progress.clear()
-        print(f"export.py: {error}\nno package was written", file=sys.stderr)
+        name = "" if isinstance(error, CheckError) else f"{type(error).__name__}: "
+        print(f"export.py: {name}{error}\nno package was written", file=sys.stderr)
         return 1
     return 0
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that what is half done is removed
     sys.exit(main())

@@ -5,7 +5,6 @@ A new family is an entry in FAMILIES and, where a network's arguments differ, an
 
 import copy
 import functools
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -16,9 +15,8 @@ from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import CLIPTextModelOutput
 
-
-class UsageError(Exception):
-    """The caller's mistake: exit code 2."""
+import loading
+from loading import UsageError
 
 
 @dataclass(frozen=True)
@@ -190,24 +188,38 @@ def exported_text_encoder_xl(encoder):
 def text_encoder_xl(encoder):
     def reference(pipe, input_ids):
         output = getattr(pipe, encoder)(input_ids, output_hidden_states=True)
-        return output.hidden_states[-2], pooled(output)
+        return *output.hidden_states, pooled(output)
 
     return Network(
         f"{encoder}/model.pt",
         lambda pipe: view_of(getattr(pipe, encoder), raw_states),
         text_inputs(encoder),
         reference,
-        lambda output: (output[0][-2], output[1]),
+        states_and_pooled,
         exported_text_encoder_xl(encoder),
     )
+
+
+def text_encoder_states(pipe, input_ids):
+    """As StableDiffusionPipeline makes its embeddings from the state that clip_skip names."""
+    output, norm = (
+        pipe.text_encoder(input_ids, output_hidden_states=True),
+        pipe.text_encoder.text_model.final_layer_norm,
+    )
+    return *(norm(state) for state in output.hidden_states), pooled(output)
+
+
+def states_and_pooled(output):
+    """Each state apart: they are of different sizes, and the largest value is what differences are measured by."""
+    return *output[0], output[1]
 
 
 TEXT_ENCODER = Network(
     "text_encoder/model.pt",
     lambda pipe: view_of(pipe.text_encoder, normalized_states),
     text_inputs("text_encoder"),
-    lambda pipe, input_ids: (pipe.text_encoder(input_ids).last_hidden_state,),
-    lambda output: (output[0][-1],),
+    text_encoder_states,
+    states_and_pooled,
     exported_text_encoder,
 )
 UNET = Network(
@@ -345,41 +357,30 @@ def modules(pipe):
 
 def load_pipeline(folder, dtype, variant=None, families=FAMILIES):
     """The pipeline of a local folder, and its family. @throws UsageError saying what is missing or not known."""
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise UsageError(f"{folder}: no diffusers pipeline folder, model_index.json is missing")
-    try:
-        components = json.loads(index.read_text())
-        name = components["_class_name"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{index}: no _class_name can be read ({error})") from error
+    index, components, name = loading.read_index(folder)
     if name not in families:
-        raise UsageError(f"{index}: pipeline class {name} isn't known; known: {', '.join(families)}")
+        raise loading.unknown_class(index, name, families)
     family = families[name]
     for component, allowed in family.components.items():
-        got = (components.get(component) or [None, None])[1]
+        got = loading.component_class(index, components, component)
         if got is None and component in family.optional:
             continue
         if got is None or not (family.top_level or (folder / component).is_dir()):
             raise UsageError(f"{folder}: component {component} is missing; {name} needs {', '.join(family.components)}")
         if allowed and got not in allowed:
             raise UsageError(f"{index}: {component} is a {got}; supported: {', '.join(allowed)}")
-    try:
-        pipe = getattr(diffusers, name).from_pretrained(
-            folder,
-            torch_dtype=dtype,
-            variant=variant,
-            local_files_only=True,
-            use_safetensors=True,
-            requires_safety_checker=False,
-            **{part: None for part in LEFT_OUT if part not in family.components},
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise UsageError(f"{folder}: diffusers can't load it: {error}") from error
-    for component, settings in family.unsupported.items():
-        for setting in settings:
-            if getattr(getattr(pipe, component).config, setting, None):
-                raise UsageError(f"{folder}/{component}/config.json: {setting} isn't supported in a {name}")
+        loading.check_files(folder, component, got)
+    pipe = loading.from_pretrained(
+        getattr(diffusers, name),
+        folder,
+        dtype,
+        variant,
+        requires_safety_checker=False,
+        **{part: None for part in LEFT_OUT if part not in family.components},
+    )
+    loading.check_settings(pipe, folder, family.unsupported)
+    if family.networks in (STABLE_DIFFUSION.networks, STABLE_DIFFUSION_XL.networks):
+        loading.check_channels(pipe, folder, masked="mask_image" in family.pictures)
     for module in modules(pipe):
         module.eval().requires_grad_(False)
     pipe.set_progress_bar_config(disable=True)

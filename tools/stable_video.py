@@ -16,10 +16,22 @@ def image_encoder_forward(_, original):
     return lambda pixel_values: original(pixel_values).image_embeds
 
 
+def repeat_frames(tensor, repeats, dim, output_size):
+    """`repeat_interleave` along the batch.
+
+    Its number of repeats, a dimension of the sample, is a tensor in a trace. That operator then looks for it on the
+    sample's device, where it isn't, and has no kernel for shapes alone.
+    """
+    assert dim == 0
+    return tensor.unsqueeze(1).expand(-1, repeats, *tensor.shape[1:]).flatten(0, 1).contiguous()
+
+
 def unet_forward(_, original):
-    return lambda sample, timestep, encoder_hidden_states, added_time_ids: original(
-        sample, timestep, encoder_hidden_states, added_time_ids, return_dict=False
-    )[0]
+    def forward(sample, timestep, encoder_hidden_states, added_time_ids):
+        with mock.patch.object(torch.Tensor, "repeat_interleave", repeat_frames):
+            return original(sample, timestep, encoder_hidden_states, added_time_ids, return_dict=False)[0]
+
+    return forward
 
 
 class VideoDecoder(torch.nn.Module):

@@ -44,11 +44,10 @@ class Scheduler {
   /// Makes the scheduler that a diffusers scheduler_config.json names in `_class_name`, or, if `class_name` isn't
   /// empty, that class from the same settings (as `OtherScheduler.from_config(scheduler.config)` does in Python). Short
   /// names work too: "ddim", "ddpm", "lcm", "euler", "euler_a" (Euler ancestral), "heun", "unipc", "plms" (PNDM with
-  /// skip_prk_steps), and "dpm++_2m", to which "_sde", "_karras" or "_sde_karras" may be added (DPM-Solver++ of order
-  /// 2, with these and without what else the settings say of algorithm, order and spacing of sigmas).
-  /// "generalized_ddim" is DDIM as its paper's own code has it, whose setting "skip_type" is "uniform" or "quad";
-  /// "generalized_ddim_quad" is that one with "quad". "compvis_ddim", "CompVisDDIMScheduler" in full, is DDIM as
-  /// CompVis's latent-diffusion has it.
+  /// skip_prk_steps), and "dpm++_2m", to which "_sde", "_karras" or "_sde_karras" may be added: these switch on, and
+  /// what else the settings say of algorithm, order and spacing of sigmas holds. "generalized_ddim" is DDIM as its
+  /// paper's own code has it, whose setting "skip_type" is "uniform" or "quad"; "generalized_ddim_quad" is that one
+  /// with "quad". "compvis_ddim", "CompVisDDIMScheduler" in full, is DDIM as CompVis's latent-diffusion has it.
   /// @throws std::runtime_error if the file can't be read, or holds a value that isn't supported (the message names
   /// it).
   /// @throws std::invalid_argument if `class_name` isn't known (the message lists those that are).

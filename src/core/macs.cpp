@@ -1,5 +1,6 @@
 #include "core/macs.hpp"
 
+#include <ATen/ExpandUtils.h>
 #include <ATen/record_function.h>
 #include <torch/library.h>
 
@@ -97,6 +98,11 @@ torch::Tensor attention_shape(const torch::Tensor& query, const torch::Tensor&, 
   return torch::empty(shape, query.options());
 }
 
+torch::Tensor where_shape(const torch::Tensor& condition, const torch::Tensor& self, const torch::Tensor& other) {
+  const auto shape = at::infer_size(condition.sizes(), at::infer_size(self.sizes(), other.sizes()));
+  return torch::empty(shape, condition.options().dtype(at::result_type(self, other)));
+}
+
 /// LibTorch's normalizations don't run on the meta device in C++ either: puts in their place what gives a tensor of the
 /// same shape.
 void replace_normalizations(torch::jit::Block& block) {
@@ -146,6 +152,7 @@ MacCount count_on_meta(const Graph& graph, const std::vector<c10::IValue>& input
   torch::Library library(torch::Library::IMPL, "aten", c10::DispatchKey::Meta, __FILE__, __LINE__);
   library.impl("convolution_overrideable", convolution_shape);
   library.impl("scaled_dot_product_attention", attention_shape);
+  library.impl("where.self", where_shape);
   return run_and_count(move_graph(shapes, torch::kMeta), shapes_of(inputs));
 }
 

@@ -107,9 +107,12 @@ std::shared_ptr<const CachePolicy> make_policy(std::int64_t num_steps, const Non
   const auto description =
       fmt::format("{}, pow {:g}, 1 of {} steps in a run of {}", name, rule.pow, rule.cache_interval, num_steps);
   const auto n = (num_steps + rule.cache_interval - 1) / rule.cache_interval;
-  for (double pow = rule.pow; pow > 1; pow -= 0.02)
-    if (const auto steps = make_steps(n, pow); std::cmp_equal(steps.size(), n))
-      return std::make_shared<NonUniformPolicy>(steps, num_steps, description);
+  double pow = rule.pow;
+  while (pow > 1) {
+    const auto steps = make_steps(n, pow);
+    if (std::cmp_equal(steps.size(), n)) return std::make_shared<NonUniformPolicy>(steps, num_steps, description);
+    pow -= 0.02;
+  }
   throw std::invalid_argument(fmt::format(
       "no power from {:g} down to 1 gives {} different full steps ({}): try a larger pow, another center or "
       "cache_interval",

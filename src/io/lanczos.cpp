@@ -32,8 +32,8 @@ std::vector<Window> windows(std::int64_t from, std::int64_t to) {
   std::vector<Window> result;
   for (std::int64_t i = 0; i < to; ++i) {
     const double center = (static_cast<double>(i) + 0.5) * scale;
-    const auto first = std::max<std::int64_t>(0, static_cast<std::int64_t>(center - support + 0.5));
-    const auto end = std::min(from, static_cast<std::int64_t>(center + support + 0.5));
+    const auto first = std::max<std::int64_t>(0, static_cast<std::int64_t>(std::floor(center - support + 0.5)));
+    const auto end = std::min(from, static_cast<std::int64_t>(std::floor(center + support + 0.5)));
     std::vector<double> weights;
     double sum = 0;
     for (auto x = first; x < end; ++x) {

@@ -95,8 +95,6 @@ void PromptEncoder::validate(const std::vector<std::string>& prompts, const Stab
                  params.max_prompt_chunks);
   check_argument(encoders_.size() == 2 || !(params.prompt_2 || params.negative_prompt_2),
                  "prompt_2 and negative_prompt_2 are a second text encoder's; this model has one");
-  check_argument(params.negative_prompt || !params.negative_prompt_2 || !zeros_if_not_given_,
-                 "negative_prompt_2 needs a negative_prompt: without one this model is told of zeros");
   tokenize(prompts, params.prompt_2, params.prompt_weighting);
   tokenize_negative(params);
 }

@@ -108,25 +108,20 @@ void check_parts(const StableDiffusionParams& params) {
                  params.denoising_end.value_or(0));
 }
 
-/// Those of the pipeline class that diffusers has for the task.
-void set_defaults(StableDiffusionParams& params, const ModelTraits& traits) {
-  const bool has_control = !params.control_images.empty();
-  const bool has_mask = params.mask.defined();
-  const bool has_image = params.image.defined();
-  if (!params.guidance_scale) params.guidance_scale = traits.is_xl && (has_control || !has_mask) ? 5.0 : 7.5;
-  if (has_image && !params.strength) {
-    if (has_mask)
-      params.strength = traits.is_xl ? 0.9999 : 1.0;
-    else
-      params.strength = traits.is_xl && !has_control ? 0.3 : 0.8;
-  }
-  for (auto& control : params.control_images) {
-    if (control.conditioning_scale) continue;
-    if (has_mask)
-      control.conditioning_scale = traits.is_xl ? 1.0 : 0.5;
-    else
-      control.conditioning_scale = has_image ? 0.8 : 1.0;
-  }
+// Defaults are those of the pipeline class that diffusers has for the task.
+
+double default_guidance(const StableDiffusionParams& params, const ModelTraits& traits) {
+  return traits.is_xl && (!params.control_images.empty() || !params.mask.defined()) ? 5.0 : 7.5;
+}
+
+double default_strength(const StableDiffusionParams& params, const ModelTraits& traits) {
+  if (params.mask.defined()) return traits.is_xl ? 0.9999 : 1.0;
+  return traits.is_xl && params.control_images.empty() ? 0.3 : 0.8;
+}
+
+double default_conditioning_scale(const StableDiffusionParams& params, const ModelTraits& traits) {
+  if (params.mask.defined()) return traits.is_xl ? 1.0 : 0.5;
+  return params.image.defined() ? 0.8 : 1.0;
 }
 
 }  // namespace
@@ -147,7 +142,10 @@ StableDiffusionParams resolve(StableDiffusionParams params, const ModelTraits& t
   };
   params.height = side(params.height, -2);
   params.width = side(params.width, -1);
-  set_defaults(params, traits);
+  if (!params.guidance_scale) params.guidance_scale = default_guidance(params, traits);
+  if (params.image.defined() && !params.strength) params.strength = default_strength(params, traits);
+  for (auto& control : params.control_images)
+    if (!control.conditioning_scale) control.conditioning_scale = default_conditioning_scale(params, traits);
   return params;
 }
 

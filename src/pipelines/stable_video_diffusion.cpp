@@ -136,7 +136,7 @@ struct StableVideoDiffusionPipeline::Impl {
             {"added_time_ids", torch::cat({time_ids, time_ids})}};
   }
 
-  StableVideoDiffusionResult run(const torch::Tensor& image, const StableVideoDiffusionParams& asked) {
+  StableVideoDiffusionResult run(const torch::Tensor& image, const StableVideoDiffusionParams& asked) const {
     const auto params = check(image, asked);
     const torch::NoGradGuard no_grad;
     const auto images = as_batch(image);
@@ -225,7 +225,9 @@ std::string StableVideoDiffusionPipeline::scheduler_name() const {
 
 std::string StableVideoDiffusionPipeline::model_type() const {
   constexpr std::int64_t kFramesOfXt = 25;
-  return impl_->traits.num_frames == kFramesOfXt ? "svd-xt" : "svd";
+  std::string name = "svd";
+  if (impl_->traits.num_frames == kFramesOfXt) name += "-xt";
+  return name;
 }
 
 UNet StableVideoDiffusionPipeline::unet() const {

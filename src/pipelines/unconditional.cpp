@@ -1,6 +1,7 @@
 #include "deepcache/unconditional.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include "core/torchscript.hpp"
 #include "deepcache/noise.hpp"
@@ -116,6 +117,7 @@ struct UnconditionalPipeline::Impl {
   std::unique_ptr<Scheduler> scheduler;
   std::vector<std::int64_t> shape;  // of a picture
   UNet unet;
+  std::string model_type = "ddpm";
 };
 
 UnconditionalPipeline::UnconditionalPipeline(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -155,7 +157,7 @@ std::string UnconditionalPipeline::scheduler_name() const {
 }
 
 std::string UnconditionalPipeline::model_type() const {
-  return "ddpm";
+  return impl_->model_type;
 }
 
 UNet UnconditionalPipeline::unet() const {

@@ -181,13 +181,13 @@ torch::Tensor DPMSolverMultistepScheduler::take_step(const torch::Tensor& model_
   return prev_sample;
 }
 
-/// What a short name stands for, whatever the settings say of algorithm, order and spacing of sigmas.
+/// Settings that a short name implies, whatever the configuration has.
 struct Variant {
   bool karras = false;
   bool sde = false;
 };
 
-DPMSolverMultistepOptions read_options(const ConfigReader& config, const std::optional<Variant>& variant) {
+DPMSolverMultistepOptions read_options(const ConfigReader& config, const Variant& variant) {
   DPMSolverMultistepOptions options;
   options.solver = read_multistep_solver(config);
   // As in diffusers, the names of DEIS and UniPC stand for what is usual here.
@@ -207,18 +207,19 @@ DPMSolverMultistepOptions read_options(const ConfigReader& config, const std::op
   options.solver.lambda_min_clipped =
       config.number("lambda_min_clipped", options.solver.lambda_min_clipped, options.solver.lambda_min_clipped,
                     std::numeric_limits<double>::max());
-  config.require_null("variance_type", "models that learn variances aren't supported");
+  // Of DDPM's settings, which change nothing here; models that learn variances aren't supported.
+  if (config.holds("variance_type"))
+    config.choice("variance_type", true,
+                  {{"fixed_small", true}, {"fixed_small_log", true}, {"fixed_large", true}, {"fixed_large_log", true}});
   // Where several are set, diffusers takes Karras' sigmas before Lu's, and Lu's before the others.
   const bool lu = config.boolean("use_lu_lambdas", false);
-  if (variant) {
-    options.algorithm_type = variant->sde ? AlgorithmType::kSdeDpmSolverPlusPlus : AlgorithmType::kDpmSolverPlusPlus;
-    options.solver.solver_order = 2;
-    options.solver.sigma_spacing = variant->karras ? SigmaSpacing::kKarras : SigmaSpacing::kTimesteps;
-  } else if (lu && options.solver.sigma_spacing != SigmaSpacing::kKarras) {
+  if (variant.karras) options.solver.sigma_spacing = SigmaSpacing::kKarras;
+  if (lu && options.solver.sigma_spacing != SigmaSpacing::kKarras) {
     options.solver.sigma_spacing = SigmaSpacing::kLu;
     options.solver.sigma_min.reset();  // these keep to the training sigmas
     options.solver.sigma_max.reset();
   }
+  if (variant.sde) options.algorithm_type = AlgorithmType::kSdeDpmSolverPlusPlus;
   // diffusers rounds the timesteps of these two only, and not for the cosine schedule.
   const bool rounds =
       options.solver.sigma_spacing == SigmaSpacing::kKarras || options.solver.sigma_spacing == SigmaSpacing::kLu;
@@ -227,7 +228,7 @@ DPMSolverMultistepOptions read_options(const ConfigReader& config, const std::op
   return options;
 }
 
-std::unique_ptr<Scheduler> make_variant(const ConfigReader& config, const std::optional<Variant>& variant) {
+std::unique_ptr<Scheduler> make_variant(const ConfigReader& config, const Variant& variant) {
   const auto options = read_options(config, variant);
   const bool predicts_x0 = options.algorithm_type == AlgorithmType::kDpmSolverPlusPlus ||
                            options.algorithm_type == AlgorithmType::kSdeDpmSolverPlusPlus;
@@ -244,23 +245,19 @@ std::unique_ptr<Scheduler> make_variant(const ConfigReader& config, const std::o
 }  // namespace
 
 std::unique_ptr<Scheduler> make_dpmsolver_multistep(const ConfigReader& config) {
-  return make_variant(config, std::nullopt);
-}
-
-std::unique_ptr<Scheduler> make_dpmsolver_multistep_2m(const ConfigReader& config) {
-  return make_variant(config, Variant{});
+  return make_variant(config, {});
 }
 
 std::unique_ptr<Scheduler> make_dpmsolver_multistep_karras(const ConfigReader& config) {
-  return make_variant(config, Variant{.karras = true});
+  return make_variant(config, {.karras = true});
 }
 
 std::unique_ptr<Scheduler> make_dpmsolver_multistep_sde(const ConfigReader& config) {
-  return make_variant(config, Variant{.sde = true});
+  return make_variant(config, {.sde = true});
 }
 
 std::unique_ptr<Scheduler> make_dpmsolver_multistep_sde_karras(const ConfigReader& config) {
-  return make_variant(config, Variant{.karras = true, .sde = true});
+  return make_variant(config, {.karras = true, .sde = true});
 }
 
 }  // namespace deepcache

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "schedulers/registry.hpp"
 #include "schedulers/scheduler_base.hpp"
@@ -71,7 +72,7 @@ NoiseScheduleOptions read_betas(const ConfigReader& config) {
   auto betas = linspace(root(options.beta_start), root(options.beta_end), options.num_train_timesteps);
   if (scaled)
     for (auto& beta : betas) beta *= beta;
-  options.trained_betas = betas;
+  options.trained_betas = std::move(betas);
   return options;
 }
 

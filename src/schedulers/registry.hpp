@@ -22,7 +22,6 @@ std::unique_ptr<Scheduler> make_heun_discrete(const ConfigReader& config);
 std::unique_ptr<Scheduler> make_ddpm(const ConfigReader& config);
 std::unique_ptr<Scheduler> make_lcm(const ConfigReader& config);
 std::unique_ptr<Scheduler> make_dpmsolver_multistep(const ConfigReader& config);
-std::unique_ptr<Scheduler> make_dpmsolver_multistep_2m(const ConfigReader& config);
 std::unique_ptr<Scheduler> make_dpmsolver_multistep_karras(const ConfigReader& config);
 std::unique_ptr<Scheduler> make_dpmsolver_multistep_sde(const ConfigReader& config);
 std::unique_ptr<Scheduler> make_dpmsolver_multistep_sde_karras(const ConfigReader& config);

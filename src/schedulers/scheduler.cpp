@@ -32,7 +32,7 @@ constexpr std::array kClasses{
     SchedulerClass{"plms", make_plms},
     SchedulerClass{"ddpm", make_ddpm},
     SchedulerClass{"lcm", make_lcm},
-    SchedulerClass{"dpm++_2m", make_dpmsolver_multistep_2m},
+    SchedulerClass{"dpm++_2m", make_dpmsolver_multistep},
     SchedulerClass{"dpm++_2m_karras", make_dpmsolver_multistep_karras},
     SchedulerClass{"dpm++_2m_sde", make_dpmsolver_multistep_sde},
     SchedulerClass{"dpm++_2m_sde_karras", make_dpmsolver_multistep_sde_karras},

@@ -20,7 +20,7 @@ import tracing  # noqa: E402
 from controlnet import CONTROLNETS, tiny_controlnet  # noqa: E402
 
 SIZES = [families.Size(1, 8, 8, 24), families.Size(3, 11, 21, 6)]
-RESIDUALS = {"controlnet_sd1": 13, "controlnet_sd1_bgr": 13, "controlnet_sdxl": 10}
+RESIDUALS = {"controlnet_sd1": 13, "controlnet_sd1_bgr": 13, "controlnet_sdxl": 10, "controlnet_sd2": 13}
 
 
 def setUpModule():

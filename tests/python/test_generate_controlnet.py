@@ -127,7 +127,7 @@ class ControlNetTest(GenerateTest):
             ("1 ControlNets, got 2", "sd1", *one, "--control-image", "c.png"),
             ("requires", "sd1", "--control-image", "c.png"),
             ("requires", "sd1", *one[:2], "--control-scale", 0.5),
-            ("text.png can't be read as a PNG", "sd1", *self.flags("controlnet_sd1", image="text.png")),
+            ("text.png is neither a PNG nor a JPEG", "sd1", *self.flags("controlnet_sd1", image="text.png")),
             ("--control-scale must be given for each of the 1 control images, or not at all; got 2",
              "sd1", *one, "--control-scale", 1, "--control-scale", 2),
             ("guidance_start must be 0 or above, and below guidance_end", "sd1", *one, "--control-start", 1),

@@ -18,7 +18,8 @@ from diffusers import UNet2DModel
 from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tools/references")]
+sys.path[:0] = [str(ROOT / folder) for folder in ("tools", "tools/references", "bench")]
+import make_unet  # noqa: E402
 from class_conditional import tiny_model  # noqa: E402
 from export import quiet  # noqa: E402
 from families import UNET, UNET_XL, Size, unet_xl_inputs  # noqa: E402
@@ -134,6 +135,19 @@ class CountTest(InspectTest):
                 "time_ids": [1, 6],
             },
         )
+
+    def test_the_published_unet(self):
+        """Stable Diffusion 1.5's at 64x64, batch 1: the paper's numbers, in 10^9."""
+        make_unet.write_model("sd15", self.folder, no_weights=True)
+        self.assertLess((self.folder / "unet.pt").stat().st_size, 4e6)
+        got = self.json("unet.pt", "--latent-size", "64x64")
+        self.assertEqual(got["inputs"]["encoder_hidden_states"], [1, 77, 768])
+        in_billions = {key: round(value / 1e9, 1) for key, value in got["full_step"].items()}
+        self.assertEqual(in_billions, {"weights": 338.6, "attention": 63.0})
+        cached = [round(branch["cached_step"]["weights"] / 1e9, 1) for branch in got["branches"]]
+        self.assertEqual(cached, [20.7, 57.3, 98.0, 132.6, 167.6, 208.4, 243.0, 278.2, 315.0, 322.7, 327.7, 332.6])
+        table = self.run_well("unet.pt", "--latent-size", "64x64")
+        self.assertIn("full step: 338.6 + 63.0 GMACs, convolutions and linear layers + attention products", table)
 
     def test_features_and_speedups(self):
         got = self.json(SD1)
@@ -265,8 +279,8 @@ class VideoTest(InspectTest):
         )
         self.expect_refused("--num-frames", SVD, "--num-frames", 0)
         self.expect_refused("--config and --decoder go with a UNet's file", SVD, "--decoder", SVD / "vae/decoder.pt")
-        unet, decoder = SD1 / "unet/model.pt", SVD / "vae/decoder.pt"
-        self.expect_refused("--decoder is of a video's latents", unet, "--decoder", decoder)
+        self.traced(UNET, "sd1")
+        self.expect_refused("--decoder is of a video's latents", "unet.pt", "--decoder", SVD / "vae/decoder.pt")
 
 
 class MemoryTest(InspectTest):
@@ -284,7 +298,7 @@ class MemoryTest(InspectTest):
 
         sample = torch.zeros(1, 4, 8, 8)
         torch.jit.trace(Network().eval(), sample).save(self.folder / "unet.pt")
-        got = self.json("unet.pt", "--latent-size", "8x8")["activations"]
+        got = self.json("unet.pt", "--input", "sample=1x4x8x8")["activations"]
         self.assertEqual(got["full_step"], 1024 + 4096 + 4096)  # while the norm runs: the sample, and 16 channels twice
         self.assertEqual(got["cached_step"], 1024 + 1024 + 2048)  # while the sample and the feature are concatenated
 
@@ -301,7 +315,7 @@ class TableTest(InspectTest):
         self.assertEqual(
             lines[3],
             f"activations: {held['full_step'] / 1e6:.1f} MB at most in a full step, "
-            f"{held['cached_step'] / 1e3:.1f} kB in a cached one (branch 0)",
+            f"{held['cached_step'] / 1e6:.1f} MB in a cached one (branch 0)",
         )
         rows = [re.split(r" {2,}", line.strip()) for line in lines if re.match(r" *\d+  ", line)]
         self.assertEqual(len(rows), 12)
@@ -371,7 +385,7 @@ class WrongInputTest(InspectTest):
         config.write_text("{")
         self.expect_refused("config.json", "unet.pt")
         self.expect_refused("nowhere.json", "unet.pt", "--config", "nowhere.json")
-        self.expect_refused("--config goes with a UNet's file", SDXL, "--config", config)
+        self.expect_refused("--config and --decoder go with a UNet's file", SDXL, "--config", config)
 
     def test_shapes_that_are_none(self):
         for text in "sample", "=1x4", "sample=4x", "sample=axb", "sample=1x0", "sample=-1", "sample=9999999", "s=1x4:":

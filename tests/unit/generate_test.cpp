@@ -77,7 +77,7 @@ TEST_F(GenerateTest, RequestsThatCannotBeMet) {
   refuse([](auto& r) { r.outputs.image = ""; }, {"file has no name"});
   refuse([&](auto& r) { r.outputs.report = folder.path() / "." / "a.png"; }, {"two outputs would have the name"});
   refuse([&](auto& r) { r.outputs.contact_sheet = folder.path() / "c.png"; }, {"contact sheet needs a comparison"});
-  refuse([](auto& r) { r.params.num_inference_steps = 0; }, {"got", "0"});
+  refuse([](auto& r) { r.params.num_inference_steps = 0; }, {"from 1 to the 1000", "not 0"});
 }
 
 TEST_F(GenerateTest, RefinersThatCannotGoOn) {

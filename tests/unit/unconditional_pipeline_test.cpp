@@ -68,6 +68,17 @@ TEST_F(UnconditionalPipelineTest, OtherSchedulersScaleTheNoise) {
   expect_error<std::invalid_argument>([&] { pipe.set_scheduler("magic"); }, {"magic", "generalized_ddim_quad"});
 }
 
+TEST_F(UnconditionalPipelineTest, OnlyDdpmReadsTheKindOfItsVariance) {
+  auto other = UnconditionalPipeline::load(edited_package(folder, "ddpm", "scheduler/scheduler_config.json",
+                                                          [](auto& json) { json["variance_type"] = "fixed_small"; }));
+  for (const auto* name : {"ddim", "dpm++_2m", "ddpm"}) {
+    pipe.set_scheduler(name);
+    other.set_scheduler(name);
+    const auto same = pipe({.num_inference_steps = 3}).latents.equal(other({.num_inference_steps = 3}).latents);
+    EXPECT_EQ(same, name != std::string("ddpm")) << name;
+  }
+}
+
 TEST_F(UnconditionalPipelineTest, OneSeedForEachPicture) {
   const auto both = pipe({.batch_size = 2, .num_inference_steps = 2, .seeds = {5, 6}}).latents;
   const auto second = pipe({.num_inference_steps = 2, .seeds = {6}}).latents;

@@ -45,6 +45,7 @@ CONTROLNETS = {
     "controlnet_sd1": ("sd1", 11, "rgb"),
     "controlnet_sd1_bgr": ("sd1", 12, "bgr"),
     "controlnet_sdxl": ("sdxl", 13, "rgb"),
+    "controlnet_sd2": ("sd2", 14, "rgb"),
 }
 
 
@@ -141,6 +142,25 @@ def cases():
     window = (Control("controlnet_sdxl", guidance_end=0.4),)  # of all steps, not of those until denoising_end
     yield ControlCase("sdxl", controls=window, options=dict(denoising_end=0.7), label="denoising_end")
 
+    # What is combined: several on SDXL, inpainting UNets of it, schedulers that repeat timesteps, v-prediction.
+    two = (
+        Control("controlnet_sdxl", conditioning_scale=0.75, guidance_end=0.5),
+        Control("controlnet_sdxl", conditioning_scale=0.5, guidance_start=0.125),
+    )
+    window = (Control("controlnet_sd1", conditioning_scale=1.0, guidance_start=0.25, guidance_end=0.7),)
+    sd2 = (Control("controlnet_sd2", conditioning_scale=1.0),)
+    masked = dict(images=1, masks=1, options=dict(strength=0.75), label="strength")
+    for interval in (0, 2):
+        yield ControlCase("sdxl", controls=two, label="two", cache_interval=interval, cache_branch_id=5)
+        yield ControlCase("sdxl_inpaint", controls=xl, cache_interval=interval, cache_branch_id=2, **masked)
+        yield ControlCase(
+            "sd1", controls=window, label="window", scheduler="heun", cache_interval=interval, cache_branch_id=1
+        )
+        yield ControlCase("sd2", controls=sd2, cache_interval=interval, cache_branch_id=4)
+    yield ControlCase("sdxl", controls=xl, cache_interval=2, cache_branch_id=2, **masked)
+    yield ControlCase("sdxl", controls=xl, scheduler="euler", cache_interval=3, cache_branch_id=1)
+    yield ControlCase("sd1", controls=single, scheduler="unipc", cache_interval=2, cache_branch_id=0)
+
 
 def controlnet_pipeline(case, controlnets):
     task = "Inpaint" * bool(case.masks) or "Img2Img" * bool(case.images)
@@ -171,7 +191,10 @@ def control_arguments(case):
 
 def record(case, controlnets):
     pipe = controlnet_pipeline(case, [controlnets[control.package] for control in case.controls])
-    pipe.scheduler = make_scheduler(case.scheduler, pipe.scheduler.config)
+    with tempfile.TemporaryDirectory() as folder:
+        # From a file, as in pipelines.py: one made in memory leaves settings to the class that it becomes.
+        pipe.scheduler.save_pretrained(folder)
+        pipe.scheduler = make_scheduler(case.scheduler, type(pipe.scheduler).from_pretrained(folder).config)
     prompts, inputs = PROMPTS[: case.batch], input_pictures(case)
     arguments = {name: picture / 255 for name, picture in inputs.items()} | control_arguments(case)
     with cut(pipe, case) if case.cache_interval else nullcontext() as full_calls:

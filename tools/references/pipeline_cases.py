@@ -23,6 +23,7 @@ BRANCHES = {
     "ddpm": 12,
     "ddpm_grey": 6,
     "svd": 6,
+    "sd2_base": 12,
 }
 
 
@@ -166,6 +167,13 @@ def cases():
     yield from inpainting_cases()
     yield from refiner_cases()
     yield from prompt_cases()
+
+    for scheduler in "DDIM", "PLMS", "euler":
+        for interval in (0, 3):
+            yield Case("sd2_base", scheduler=scheduler, cache_interval=interval, cache_branch_id=interval)
+    for interval in (0, 2):
+        arguments = dict(images=1, masks=1, cache_interval=interval, cache_branch_id=interval)
+        yield from options_cases("sdxl_refiner", **arguments, strength=dict(strength=0.75))
 
 
 def scheduler_cases():

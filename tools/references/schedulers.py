@@ -28,6 +28,7 @@ import scheduler_cases
 from generalized_ddim import GeneralizedDDIMScheduler
 from scheduler_cases.common import HALF_TYPES, TRAINED_BETAS
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 SIZES = (2, 4, 6, 5)
 SAMPLE_SEED = 20
 NOISE_SEED = 21
@@ -212,7 +213,7 @@ def record(module):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CASES)}, shared; all if none is given")
-    parser.add_argument("--output", type=pathlib.Path, default="tests/data/schedulers")
+    parser.add_argument("--output", type=pathlib.Path, default=ROOT / "tests/data/schedulers")
     arguments = parser.parse_args()
     output = arguments.output
     diffusers.logging.set_verbosity_error()

@@ -70,6 +70,8 @@ VARIANTS = {
     "textual_inversion": dict(unet=SMALL_UNET, tokenizer=dict(pad_token="!")),
     "sdxl_float16": dict(dtype=torch.float16),
 }
+# As sd2, but predicting noise, as the base models do. It is last, as TorchScript's counter of classes is in the files.
+VARIANTS["sd2_base"] = VARIANTS["sd2"] | dict(scheduler=dict(prediction_type="epsilon"))
 
 
 def text_encoder(cls, tokenizer, **options):

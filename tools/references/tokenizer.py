@@ -24,6 +24,7 @@ from transformers.models.clip.tokenization_clip import bytes_to_unicode
 
 from tokenizer_cases import CASES, END, START
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 SEED = 20240521
 RANDOM_CASES = 120
 
@@ -116,8 +117,8 @@ def record(folder, texts):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokenizer", default="models/emoji/tokenizer", help="the embedded model's tokenizer")
-    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("tests/data/tokenizer"))
+    parser.add_argument("--tokenizer", default=ROOT / "models/emoji/tokenizer", help="the embedded model's tokenizer")
+    parser.add_argument("--output", type=pathlib.Path, default=ROOT / "tests/data/tokenizer")
     arguments = parser.parse_args()
     if importlib.util.find_spec("ftfy"):
         sys.exit("ftfy is installed: the slow tokenizer would use it. Run this without ftfy.")
