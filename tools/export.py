@@ -26,9 +26,10 @@ import diffusers
 import torch
 import transformers
 
+import text_to_video_zero  # noqa: F401  (its family joins those of families.py)
 from adapters import adapt
 from controlnets import is_model_folder, load_controlnet
-from families import SCHEDULERS, UsageError, load_pipeline, modules, vae_in
+from families import OTHER_FAMILIES, SCHEDULERS, UsageError, load_pipeline, modules, vae_in
 from tracing import CheckError, check_network, check_sizes, difference, round_weights, save_network, trace_network
 
 FORMAT_VERSION = 2
@@ -73,6 +74,7 @@ def sample(pipe, family):
     latents = pipe(
         CHECK_PROMPT,
         **arguments,
+        **family.arguments,
         num_inference_steps=CHECK_STEPS,
         guidance_scale=CHECK_GUIDANCE,
         generator=torch.Generator().manual_seed(0),
@@ -239,11 +241,12 @@ def export(
     stage=lambda _: None,
     loras=(),
     textual_inversions=(),
+    other_family=None,
 ):
     """Exports `source` to the package folder `out`, which appears only when it is whole.
 
     `say` is told results, `stage` what begins. `loras` and `textual_inversions` are given as on the command line: FILE
-    or FILE:SCALE, FILE or FILE:TOKEN.
+    or FILE:SCALE, FILE or FILE:TOKEN. `other_family` is one of OTHER_FAMILIES, instead of the folder's own.
 
     @throws UsageError, CheckError
     """
@@ -261,13 +264,13 @@ def export(
     try:
         stage(f"loading {source}")
         if is_model_folder(source):
-            if loras or textual_inversions:
-                raise UsageError(f"{source}: a ControlNet takes no LoRA and no textual inversion")
+            if loras or textual_inversions or other_family:
+                raise UsageError(f"{source}: a ControlNet takes no LoRA, no textual inversion and no other family")
             write = write_controlnet
             pipe, family = load_controlnet(source, DTYPES[dtype], variant)
         else:
             write = write_package
-            pipe, family = load_pipeline(source, DTYPES[dtype], variant)
+            pipe, family = load_pipeline(source, DTYPES[dtype], variant, other_family)
             adapt(pipe, loras, textual_inversions, say)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -320,6 +323,12 @@ def main(arguments=None):
         default=[],
         help="embeddings to add to the tokenizer and the text encoder; several times too; default token: the file's",
     )
+    parser.add_argument(
+        "--as",
+        choices=OTHER_FAMILIES,
+        dest="other_family",
+        help="export the folder's parts as another family: a Stable Diffusion as Text2Video-Zero",
+    )
     parser.add_argument("--force", action="store_true", help="replace OUT_DIR if it is a package")
     args = parser.parse_args(arguments)
     quiet()
@@ -337,6 +346,7 @@ def main(arguments=None):
             progress.stage,
             args.lora,
             args.textual_inversion,
+            args.other_family,
         )
         progress.clear()
     except UsageError as error:

@@ -23,12 +23,14 @@ class UsageError(Exception):
 
 @dataclass(frozen=True)
 class Size:
-    """The free dimensions of an example input: batch, latent height and width, prompt length in tokens."""
+    """The free dimensions of an example input: batch, latent height and width, prompt length in tokens; of a video, the
+    frames of each in the batch."""
 
     batch: int
     height: int
     width: int
     length: int
+    frames: int = 1
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Family:
     components: dict[str, tuple[str, ...]]  # which the pipeline folder must have, and the classes that will do
     optional: tuple[str, ...] = field(kw_only=True, default=())  # of the components
     pictures: tuple[str, ...] = field(kw_only=True, default=())  # that its pipeline must be given, by argument names
+    arguments: dict = field(kw_only=True, default_factory=dict)  # further ones of the run that checks a package
     networks: tuple[Network, ...]  # those of a component that the pipeline lacks are left out
     unsupported: dict[str, tuple[str, ...]]  # settings of a component that must not be set
 
@@ -319,6 +322,13 @@ FAMILIES = {
     "StableDiffusionXLImg2ImgPipeline": replace(STABLE_DIFFUSION_XL, optional=("tokenizer", "text_encoder"), **IMAGE),
     "StableDiffusionXLInpaintPipeline": replace(STABLE_DIFFUSION_XL, **IMAGE_AND_MASK),
 }
+# What a folder can be exported as: the class of that family, and those whose folders hold all that it takes.
+OTHER_FAMILIES = {
+    "text-to-video-zero": (
+        "TextToVideoZeroPipeline",
+        ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "TextToVideoZeroPipeline"),
+    )
+}
 # The schedulers of the C++ library (kClasses in src/schedulers/scheduler.cpp), with its short names for them.
 SCHEDULERS = {
     "DDIMScheduler": "ddim",
@@ -337,8 +347,11 @@ def modules(pipe):
     return [component for component in pipe.components.values() if isinstance(component, torch.nn.Module)]
 
 
-def load_pipeline(folder, dtype, variant=None):
-    """The pipeline of a local folder, and its family. @throws UsageError saying what is missing or not known."""
+def load_pipeline(folder, dtype, variant=None, other_family=None):
+    """The pipeline of a local folder, or the one of another family from its parts, and its family.
+
+    @throws UsageError saying what is missing or not known.
+    """
     index = folder / "model_index.json"
     if not index.is_file():
         raise UsageError(f"{folder}: no diffusers pipeline folder, model_index.json is missing")
@@ -347,6 +360,10 @@ def load_pipeline(folder, dtype, variant=None):
         name = components["_class_name"]
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{index}: no _class_name can be read ({error})") from error
+    if other_family:
+        of_folder, (name, classes) = name, OTHER_FAMILIES[other_family]
+        if of_folder not in classes:
+            raise UsageError(f"{index}: a {of_folder} can't be exported as {other_family}; can: {', '.join(classes)}")
     if name not in FAMILIES:
         raise UsageError(f"{index}: pipeline class {name} isn't known; known: {', '.join(FAMILIES)}")
     family = FAMILIES[name]

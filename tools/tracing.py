@@ -46,13 +46,13 @@ def trace_size(pipe):
     """
     denoiser = pipe.components.get("unet") or pipe.components["controlnet"]
     stride = 2 ** (len(denoiser.config.block_out_channels) - 1)
-    return Size(batch=2, height=2 * stride + 1, width=stride + 1, length=max(2, prompt_length(pipe) // 2))
+    return Size(batch=2, height=2 * stride + 1, width=stride + 1, length=max(2, prompt_length(pipe) // 2), frames=3)
 
 
 def check_sizes(pipe):
-    """Other batch sizes, latent sizes (divisible or not) and prompt lengths than the traced ones."""
+    """Other batch sizes, latent sizes (divisible or not), prompt lengths and frames than the traced ones."""
     longest = prompt_length(pipe)
-    return Size(1, 16, 16, longest), Size(3, 13, 17, 2), Size(2, 12, 20, longest - 1), Size(1, 9, 8, 5)
+    return Size(1, 16, 16, longest, 4), Size(3, 13, 17, 2, 1), Size(2, 12, 20, longest - 1, 5), Size(1, 9, 8, 5, 2)
 
 
 def trace_network(network, pipe):

@@ -13,5 +13,6 @@
 #include "deepcache/scheduler.hpp"
 #include "deepcache/stable_diffusion.hpp"
 #include "deepcache/tensor_io.hpp"
+#include "deepcache/text_to_video_zero.hpp"
 #include "deepcache/tokenizer.hpp"
 #include "deepcache/unet.hpp"
