@@ -124,11 +124,11 @@ struct TextToVideoZeroPipeline::Impl {
                                            .shape = latent_shape(1, first, traits),
                                            .options = latent_options,
                                            .noise = noise});
-    const auto at_t1 = run(*scheduler, parts.first_to_t1, 0, prepared.latents);
+    auto at_t1 = run(*scheduler, parts.first_to_t1, 0, prepared.latents);
     if (at_t1.cancelled) return at_t1;
     // All frames go on from t1 with what the scheduler knows of the first one there.
     const auto ahead = scheduler->clone();
-    const auto at_t0 = run(*ahead, parts.first_to_t0, parts.first_to_t1.size(), at_t1.latents);
+    auto at_t0 = run(*ahead, parts.first_to_t0, parts.first_to_t1.size(), at_t1.latents);
     if (at_t0.cancelled) return at_t0;
     return run(*scheduler, parts.all_from_t1, parts.first_to_t0.end,
                part_frames(params, parts, at_t1.latents, at_t0.latents, noise));
