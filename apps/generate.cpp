@@ -25,7 +25,9 @@ const std::map<std::string, std::vector<std::string>> kModelTypes{
     {"sd-inpaint", {"sd1.5", "sd2.1", "sd", "sd-inpaint"}},
     {"sdxl-inpaint", {"sdxl", "sdxl-inpaint"}},
     {"svd", {"svd", "svd-xt"}},
+    {"text2video-zero", {"text2video-zero"}},
     {"ddpm", {"ddpm"}},
+    {"ldm", {"ldm"}},
 };
 
 /// How packages of some families are run, and which flags they have a use for besides those of every family.
@@ -67,7 +69,14 @@ const std::vector<Program> kPrograms{
      paint_image_to_video,
      {"--image", "--batch-size", "--width", "--height", "--num-frames", "--fps", "--motion-bucket-id",
       "--noise-aug-strength", "--decode-chunk-size", "--min-guidance-scale", "--max-guidance-scale"}},
+    {{"text-to-video-zero"},
+     paint_text_to_video,
+     {"--prompt", "--negative-prompt", "--cfg-scale", "--width", "--height", "--eta", "--num-frames", "--fps", "--t0",
+      "--t1", "--motion-field-strength-x", "--motion-field-strength-y", "--vae-tiling", "--vae-slicing"}},
     {{"unconditional"}, paint_unconditional, {"--batch-size", "--eta"}},
+    {{"class-conditional"},
+     paint_classes,
+     {"--class-label", "--batch-size", "--cfg-scale", "--width", "--height", "--eta"}},
 };
 
 const Program& find_program(const GenerateFlags& flags) {
@@ -158,15 +167,26 @@ void add_prompt_flags(CLI::App& app, GenerateFlags& o) {
   app.add_option("--eta", params.eta, "DDIM's noise, 0 to 1")->capture_default_str();
 }
 
+void add_class_flags(CLI::App& app, GenerateFlags& o) {
+  app.add_option("--class-label", o.class_labels, "Of ImageNet, 0 to 999; may be given several times")
+      ->allow_extra_args(false);
+}
+
 void add_video_flags(CLI::App& app, GenerateFlags& o) {
-  app.add_option("--num-frames", o.num_frames, "Of a video; default: the model's 14 or 25");
-  app.add_option("--fps", o.fps, "Frames a second, which the model is told too; default: 7");
+  app.add_option("--num-frames", o.num_frames, "Of a video; default: the model's 14 or 25, text to video 8");
+  app.add_option("--fps", o.fps,
+                 "Frames a second of the video; image to video: 7, that the model is told; text to video: 4");
   app.add_option("--motion-bucket-id", o.motion_bucket_id, "Image to video: the higher, the more motion; default: 127");
   app.add_option("--noise-aug-strength", o.noise_aug_strength, "Image to video: noise on the image; default: 0.02");
   app.add_option("--decode-chunk-size", o.decode_chunk_size,
                  "Image to video: frames to decode at a time; default: all");
   app.add_option("--min-guidance-scale", o.min_guidance_scale, "Image to video: of the first frame; default: 1");
   app.add_option("--max-guidance-scale", o.max_guidance_scale, "Image to video: of the last frame; default: 3");
+  app.add_option("--motion-field-strength-x", o.motion_field_strength_x,
+                 "Text to video: pixels from frame to frame, at 512x512; default: 12");
+  app.add_option("--motion-field-strength-y", o.motion_field_strength_y, "Likewise");
+  app.add_option("--t0", o.t0, "Text to video: the step where motion is added; default: 44");
+  app.add_option("--t1", o.t1, "Text to video: the step from which frames go their own ways; default: 47");
 }
 
 void paint(GenerateFlags& flags) {
@@ -187,6 +207,7 @@ void add_generate(CLI::App& app) {
   add_prompt_flags(*command, *flags);
   add_model_flags(*command, *flags);
   add_control_flags(*command, *flags);
+  add_class_flags(*command, *flags);
   add_video_flags(*command, *flags);
   flags->command = command;
   command->callback([flags] { paint(*flags); });

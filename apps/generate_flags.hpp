@@ -18,8 +18,11 @@ struct GenerateFlags : cli::Options {
   std::vector<std::filesystem::path> control_images = {};
   std::vector<double> control_scales = {}, control_starts = {}, control_ends = {};
 
+  std::vector<std::int64_t> class_labels = {};
   std::int64_t num_frames = 0, fps = 0, motion_bucket_id = 0, decode_chunk_size = 0;
   double noise_aug_strength = 0, min_guidance_scale = 0, max_guidance_scale = 0;
+  std::int64_t t0 = 0, t1 = 0;
+  double motion_field_strength_x = 0, motion_field_strength_y = 0;
 
   const CLI::App* command = nullptr;  ///< whose flags they are
 
@@ -56,7 +59,9 @@ bool two_steps(const PipelineStep& step);
 // What runs the packages of a family. Their pipelines say what is wrong with the flags' values.
 void paint_stable_diffusion(GenerateFlags& flags);
 void paint_image_to_video(GenerateFlags& flags);
+void paint_text_to_video(GenerateFlags& flags);
 void paint_unconditional(GenerateFlags& flags);
+void paint_classes(GenerateFlags& flags);
 
 /// @throws std::invalid_argument if --model_type is given and isn't that of the model.
 void check_model_type(const GenerateFlags& flags, const std::string& actual);

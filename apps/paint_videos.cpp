@@ -1,5 +1,6 @@
 #include <deepcache/image.hpp>
 #include <deepcache/stable_video_diffusion.hpp>
+#include <deepcache/text_to_video_zero.hpp>
 
 #include <filesystem>
 #include <stdexcept>
@@ -22,6 +23,24 @@ StableVideoDiffusionParams image_to_video_params(const GenerateFlags& o) {
   o.take("--decode-chunk-size", o.decode_chunk_size, params.decode_chunk_size);
   o.take("--min-guidance-scale", o.min_guidance_scale, params.min_guidance_scale);
   o.take("--max-guidance-scale", o.max_guidance_scale, params.max_guidance_scale);
+  return params;
+}
+
+TextToVideoZeroParams text_to_video_params(const GenerateFlags& o) {
+  TextToVideoZeroParams params{.negative_prompt = o.request.params.negative_prompt,
+                               .seeds = o.request.params.seeds,
+                               .latents = o.request.params.latents,
+                               .vae = o.request.params.vae};
+  o.take("--steps", o.request.params.num_inference_steps, params.num_inference_steps);
+  o.take("--width", o.request.params.width, params.width);
+  o.take("--height", o.request.params.height, params.height);
+  o.take("--eta", o.request.params.eta, params.eta);
+  o.take("--num-frames", o.num_frames, params.video_length);
+  o.take("--motion-field-strength-x", o.motion_field_strength_x, params.motion_field_strength_x);
+  o.take("--motion-field-strength-y", o.motion_field_strength_y, params.motion_field_strength_y);
+  o.take("--t0", o.t0, params.t0);
+  o.take("--t1", o.t1, params.t1);
+  if (o.request.params.guidance_scale) params.guidance_scale = *o.request.params.guidance_scale;
   return params;
 }
 
@@ -67,6 +86,56 @@ void paint_image_to_video(GenerateFlags& flags) {
                 .warm_up = warm_up};
   run(pipe, flags, {job}, params.num_videos_per_prompt, {*params.num_frames, 3, params.height, params.width},
       static_cast<double>(params.fps));
+}
+
+void paint_text_to_video(GenerateFlags& flags) {
+  constexpr std::int64_t kFps = 4;  // of the original's demo
+  if (flags.request.prompts.empty()) throw std::invalid_argument("--prompt is required");
+  auto pipe = TextToVideoZeroPipeline::load(flags.model, cli::load_options(flags));
+  check_model_type(flags, pipe.model_type());
+  const auto params = pipe.resolve(text_to_video_params(flags));
+  auto fps = kFps;
+  flags.take("--fps", flags.fps, fps);
+  const auto paint = [&](const std::string& prompt, const StepCallback& callback) {
+    auto with_callback = params;
+    with_callback.callback = both(flags, callback);
+    const auto result = pipe(prompt, with_callback);
+    return Painted{.pictures = result.cancelled ? torch::Tensor() : result.frames.unsqueeze(0),
+                   .latents = result.latents,
+                   .cancelled = result.cancelled};
+  };
+  const auto warm_up = [&](const std::string& prompt) {  // its parts too, of which there are three
+    auto short_run = params;
+    short_run.num_inference_steps = 4;
+    short_run.t0 = 1;
+    short_run.t1 = 2;
+    pipe(prompt, short_run);
+  };
+  std::vector<Job> jobs;
+  for (const auto& prompt : flags.request.prompts) {
+    pipe.validate(prompt, params);
+    jobs.push_back({.request = {{"model", flags.request.model},
+                                {"prompt", prompt},
+                                {"negative_prompt", params.negative_prompt.value_or("")},
+                                {"scheduler", pipe.scheduler_name()},
+                                {"steps", params.num_inference_steps},
+                                {"guidance_scale", params.guidance_scale},
+                                {"seeds", params.seeds},
+                                {"width", params.width},
+                                {"height", params.height},
+                                {"num_frames", params.video_length},
+                                {"fps", fps},
+                                {"motion_field_strength_x", params.motion_field_strength_x},
+                                {"motion_field_strength_y", params.motion_field_strength_y},
+                                {"t0", params.t0},
+                                {"t1", params.t1},
+                                {"eta", params.eta},
+                                {"init_latents", params.latents.defined()}},
+                    .caption = prompt,
+                    .run = [&, prompt](const StepCallback& callback) { return paint(prompt, callback); },
+                    .warm_up = [&, prompt] { warm_up(prompt); }});
+  }
+  run(pipe, flags, jobs, 1, {params.video_length, 3, params.height, params.width}, static_cast<double>(fps));
 }
 
 }  // namespace deepcache::apps

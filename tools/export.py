@@ -34,14 +34,16 @@ import transformers
 
 from adapters import adapt, file_of
 from controlnets import is_model_folder, load_controlnet
-from families import FAMILIES, SCHEDULERS, UsageError, load_pipeline, modules, vae_in
+from families import FAMILIES, OTHER_FAMILIES, SCHEDULERS, UsageError, load_pipeline, modules, vae_in
 from latent_diffusion import is_checkpoint, load_latent_diffusion
 from places import check_place, put_in_place
 from stable_video import FAMILIES as STABLE_VIDEO
+from text_to_video_zero import FAMILIES as TEXT_TO_VIDEO_ZERO
 from tracing import CheckError, check_network, check_sizes, difference, round_weights, save_network, trace_network
 from unconditional import FAMILIES as UNCONDITIONAL
 
 FORMAT_VERSION = 2
+PIPELINES = FAMILIES | STABLE_VIDEO | TEXT_TO_VIDEO_ZERO | UNCONDITIONAL
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CHECK_PROMPT, CHECK_STEPS, CHECK_GUIDANCE = "a photo of a red apple", 4, 5.0
 
@@ -88,6 +90,7 @@ def sample(pipe, family):
     latents = pipe(
         CHECK_PROMPT,
         **input_pictures(family, 16 * pipe.vae_scale_factor),
+        **family.arguments,
         num_inference_steps=CHECK_STEPS,
         guidance_scale=CHECK_GUIDANCE,
         generator=torch.Generator().manual_seed(0),
@@ -250,6 +253,30 @@ def write_package(pipe, family, out, dtype, storage, say, stage):
         )
 
 
+def load(source, dtype, variant, config, other_family, adapters):
+    """What is to be exported, its family, and what writes it. `adapters` are only looked at.
+
+    @throws UsageError, for options that it has no use for too
+    """
+    if is_checkpoint(source):
+        refuse(f"{source}: a checkpoint", {"--variant": variant, "--as": other_family, **adapters})
+        return *load_latent_diffusion(source, config, dtype), write_models
+    if is_model_folder(source):
+        refuse(f"{source}: a ControlNet", {"--config": config, "--as": other_family, **adapters})
+        return *load_controlnet(source, dtype, variant), write_models
+    refuse(f"{source}: a pipeline", {"--config": config})
+    pipe, family = load_pipeline(source, dtype, variant, PIPELINES, other_family)
+    if "text_encoder" not in pipe.components:
+        refuse(f"{source}: a {type(pipe).__name__}", adapters)
+    return pipe, family, write_package
+
+
+def refuse(what, options):
+    for name, value in options.items():
+        if value:
+            raise UsageError(f"{what} takes no {name}")
+
+
 def export(
     source,
     out,
@@ -262,11 +289,13 @@ def export(
     loras=(),
     textual_inversions=(),
     config=None,
+    other_family=None,
 ):
     """Exports `source` to the package folder `out`, which appears only when it is whole.
 
     `say` is told results, `stage` what begins. `loras` and `textual_inversions` are given as on the command line: FILE
-    or FILE:SCALE, FILE or FILE:TOKEN. `config` is the YAML file of a checkpoint, if it isn't beside it.
+    or FILE:SCALE, FILE or FILE:TOKEN. `config` is the YAML file of a checkpoint, if it isn't beside it. `other_family`
+    is one of OTHER_FAMILIES, instead of the folder's own.
 
     @throws UsageError, CheckError
     """
@@ -279,26 +308,9 @@ def export(
         raise UsageError(f"{out} can't be written: {error}") from error
     try:
         stage(f"loading {source}")
-        checkpoint = is_checkpoint(source)
-        if config and not checkpoint:
-            raise UsageError(f"{source}: only a checkpoint takes a --config")
-        if checkpoint or is_model_folder(source):
-            if loras or textual_inversions:
-                raise UsageError(
-                    f"{source}: {'this model' if checkpoint else 'a ControlNet'} takes no LoRA and no textual inversion"
-                )
-            write = write_models
-            if checkpoint and variant:
-                raise UsageError(f"{source}: a checkpoint has no --variant")
-            if checkpoint:
-                pipe, family = load_latent_diffusion(source, config, DTYPES[dtype])
-            else:
-                pipe, family = load_controlnet(source, DTYPES[dtype], variant)
-        else:
-            write = write_package
-            pipe, family = load_pipeline(source, DTYPES[dtype], variant, FAMILIES | STABLE_VIDEO | UNCONDITIONAL)
-            if (loras or textual_inversions) and "text_encoder" not in pipe.components:
-                raise UsageError(f"{source}: a {type(pipe).__name__} takes no LoRA and no textual inversion")
+        adapters = {"--lora": loras, "--textual-inversion": textual_inversions}
+        pipe, family, write = load(source, DTYPES[dtype], variant, config, other_family, adapters)
+        if any(adapters.values()):
             adapt(pipe, loras, textual_inversions, say)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -350,6 +362,12 @@ def main(arguments=None):
         help="embeddings to add to the tokenizer and the text encoder; several times too; default token: the file's",
     )
     parser.add_argument("--config", type=Path, metavar="YAML", help="of a checkpoint; default: the one beside it")
+    parser.add_argument(
+        "--as",
+        choices=OTHER_FAMILIES,
+        dest="other_family",
+        help="export the folder's parts as another family: a Stable Diffusion as Text2Video-Zero",
+    )
     parser.add_argument("--force", action="store_true", help="replace OUT_DIR if it is a package; its other files stay")
     args = parser.parse_args(arguments)
     quiet()
@@ -368,6 +386,7 @@ def main(arguments=None):
             args.lora,
             args.textual_inversion,
             args.config,
+            args.other_family,
         )
         progress.clear()
     except UsageError as error:

@@ -51,6 +51,7 @@ class Family:
     pictures: tuple[str, ...] = field(kw_only=True, default=())  # that its pipeline must be given, by argument names
     # pipeline, number of steps -> tensors by name, of a short run, the last one a picture; none: export.py's own
     sample: Callable | None = field(kw_only=True, default=None)
+    arguments: dict = field(kw_only=True, default_factory=dict)  # further ones of export.py's own run
     top_level: bool = field(kw_only=True, default=False)  # whether components may lie in the pipeline's own folder
     networks: tuple[Network, ...]  # those of a component that the pipeline lacks are left out
     unsupported: dict[str, tuple[str, ...]]  # settings of a component that must not be set
@@ -337,6 +338,13 @@ FAMILIES = {
     "StableDiffusionXLInpaintPipeline": replace(STABLE_DIFFUSION_XL, **IMAGE_AND_MASK),
 }
 LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")  # of families that don't name them
+# What a folder can be exported as: the class of that family, and those whose folders hold all that it takes.
+OTHER_FAMILIES = {
+    "text-to-video-zero": (
+        "TextToVideoZeroPipeline",
+        ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "TextToVideoZeroPipeline"),
+    )
+}
 # The schedulers of the C++ library (kClasses in src/schedulers/scheduler.cpp), with its short names for them.
 SCHEDULERS = {
     "DDIMScheduler": "ddim",
@@ -355,9 +363,16 @@ def modules(pipe):
     return [component for component in pipe.components.values() if isinstance(component, torch.nn.Module)]
 
 
-def load_pipeline(folder, dtype, variant=None, families=FAMILIES):
-    """The pipeline of a local folder, and its family. @throws UsageError saying what is missing or not known."""
+def load_pipeline(folder, dtype, variant=None, families=FAMILIES, other_family=None):
+    """The pipeline of a local folder, or the one of another family from its parts, and its family.
+
+    @throws UsageError saying what is missing or not known.
+    """
     index, components, name = loading.read_index(folder)
+    if other_family:
+        of_folder, (name, classes) = name, OTHER_FAMILIES[other_family]
+        if of_folder not in classes:
+            raise UsageError(f"{index}: a {of_folder} can't be exported as {other_family}; can: {', '.join(classes)}")
     if name not in families:
         raise loading.unknown_class(index, name, families)
     family = families[name]
@@ -379,7 +394,7 @@ def load_pipeline(folder, dtype, variant=None, families=FAMILIES):
         **{part: None for part in LEFT_OUT if part not in family.components},
     )
     loading.check_settings(pipe, folder, family.unsupported)
-    if family.networks in (STABLE_DIFFUSION.networks, STABLE_DIFFUSION_XL.networks):
+    if not family.sample:  # it is a Stable Diffusion
         loading.check_channels(pipe, folder, masked="mask_image" in family.pictures)
     for module in modules(pipe):
         module.eval().requires_grad_(False)

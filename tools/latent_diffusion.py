@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from families import UNET, Family, Network, UsageError, unet_forward, view_of
+from loading import FROM_SINGLE_FILE
 
 FAMILY = "class-conditional"
 SUFFIXES = (".ckpt", ".safetensors")
@@ -440,6 +441,14 @@ def only_file(folder, suffixes, what):
     return files[0]
 
 
+def config_beside(checkpoint):
+    if not any(file.suffix == ".yaml" for file in checkpoint.parent.iterdir()):
+        raise UsageError(
+            f"{checkpoint}: CompVis's class-conditional models need their YAML file, --config; {FROM_SINGLE_FILE}"
+        )
+    return only_file(checkpoint.parent, (".yaml",), "configuration; else name it, --config")
+
+
 def load_latent_diffusion(source, config, dtype):
     """The networks of a checkpoint, and their family. @throws UsageError saying what is missing or not supported.
 
@@ -449,7 +458,7 @@ def load_latent_diffusion(source, config, dtype):
     checkpoint = only_file(source, SUFFIXES, "checkpoint") if source.is_dir() else source
     if not checkpoint.is_file():
         raise UsageError(f"no such file: {checkpoint}")
-    params = read_settings(config or only_file(checkpoint.parent, (".yaml",), "configuration; else name it, --config"))
+    params = read_settings(config or config_beside(checkpoint))
     top, embedder = params[""], params["cond_stage_config"]
     embedding = dict(n_classes=embedder.positive("n_classes"), embed_dim=embedder.positive("embed_dim"))
     configs = {"unet": unet_config(params), "vae": vae_config(params), "class_embedder": embedding}

@@ -5,6 +5,11 @@ import json
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")  # which diffusers' DDIM and this library know
 NO_LIMIT, CLIP_LENGTH = 1e20, 77  # transformers' "unlimited" is above the one; the library reads it as the other
 
+FROM_SINGLE_FILE = (
+    "a Stable Diffusion in one file becomes a folder in Python, by "
+    'StableDiffusionPipeline.from_single_file(FILE).save_pretrained("FOLDER")'
+)
+
 
 class UsageError(Exception):
     """The caller's mistake: exit code 2."""
@@ -19,10 +24,7 @@ def read_index(folder):
     """The folder's model_index.json, what is in it, and the pipeline's class. @throws UsageError"""
     index = folder / "model_index.json"
     if folder.is_file():
-        raise UsageError(
-            f"{folder}: a file is no diffusers pipeline folder; it becomes one in Python, by "
-            f'StableDiffusionPipeline.from_single_file("{folder.name}").save_pretrained("FOLDER")'
-        )
+        raise UsageError(f"{folder}: a file is no diffusers pipeline folder; {FROM_SINGLE_FILE}")
     if not index.is_file():
         raise UsageError(f"{folder}: no diffusers pipeline folder, model_index.json is missing")
     try:

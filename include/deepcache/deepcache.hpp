@@ -15,6 +15,7 @@
 #include "deepcache/stable_diffusion.hpp"
 #include "deepcache/stable_video_diffusion.hpp"
 #include "deepcache/tensor_io.hpp"
+#include "deepcache/text_to_video_zero.hpp"
 #include "deepcache/tokenizer.hpp"
 #include "deepcache/unconditional.hpp"
 #include "deepcache/unet.hpp"

@@ -99,7 +99,8 @@ class Scheduler {
   /// @param model_output  of the UNet, shape, dtype and device of `sample`
   /// @param step_index    0 .. timesteps().size(0) - 1, rising by one from call to call; 0 begins the run anew, and
   ///                      right after `set_timesteps` a run may begin at any index (image to image)
-  /// @param sample        x_t, [B, C, H, W], float32, float16 or bfloat16; of one shape throughout a run
+  /// @param sample        x_t, [B, C, H, W], float32, float16 or bfloat16; of one shape throughout a run, but for one
+  ///                      sample that several go on from: what earlier steps left behind is then common to all
   /// @throws std::invalid_argument for an index out of range or out of order, for tensors that don't fit each other,
   ///         for options that the class doesn't have, or if noise is needed and `options.noise` isn't set. The run can
   ///         then go on with the same step.
@@ -119,6 +120,18 @@ class Scheduler {
   /// @throws std::invalid_argument for an index out of range, or if the tensors don't fit each other.
   virtual torch::Tensor add_noise_at(const torch::Tensor& original_samples, const torch::Tensor& noise,
                                      std::int64_t step_index) const;
+
+  /// Samples that are at one timestep already, noised on to a later one by DDPM's forward process (arXiv 2006.11239,
+  /// eq. 2 over several timesteps).
+  /// @throws std::invalid_argument unless 0 <= from <= to <= num_train_timesteps(), if the tensors don't fit each
+  /// other,
+  ///         or in the schedulers that step from sigma to sigma, whose samples aren't those of that process.
+  virtual torch::Tensor add_noise_between(const torch::Tensor& samples, const torch::Tensor& noise, std::int64_t from,
+                                          std::int64_t to) const = 0;
+
+  /// The same scheduler at the same place in its run, with what earlier steps left behind: both go on from there, each
+  /// for itself. What they share is only read.
+  virtual std::unique_ptr<Scheduler> clone() const = 0;
 
  protected:
   /// That of a call, [1]. @throws std::invalid_argument for an index out of range.

@@ -14,6 +14,7 @@
 #include "models/autoencoder.hpp"
 #include "models/model_package.hpp"
 #include "pipelines/denoising_loop.hpp"
+#include "pipelines/scheduler_source.hpp"
 
 namespace deepcache {
 namespace {
@@ -96,8 +97,8 @@ struct ClassConditionalPipeline::Impl {
   Impl(const ModelPackage& package, const LoadOptions& options)
       : device(options.device),
         dtype(package.dtype()),
-        scheduler_config(package.file("scheduler/scheduler_config.json")),
-        scheduler(Scheduler::from_config(scheduler_config, options.scheduler)),
+        scheduler_source(package),
+        scheduler(scheduler_source.make(options.scheduler)),
         class_embedder(package.network("class_embedder/model.pt"), device),
         unet(UNet::load(package.file("unet/model.pt"), device, dtype)),
         vae(package, device),
@@ -106,9 +107,8 @@ struct ClassConditionalPipeline::Impl {
   /// All that can be wrong with a request is found here, before anything is computed.
   void check(const std::vector<std::int64_t>& class_labels, const ClassConditionalParams& params) const {
     check_request(class_labels, params, traits);
-    check_argument(params.eta == 0 || scheduler->has_ddim_options(), "eta is an option of DDIM; {} has none, got {}",
-                   scheduler->name(), params.eta);
-    scheduler->set_timesteps(params.num_inference_steps);
+    check_eta(params.eta, *scheduler);
+    scheduler->clone()->set_timesteps(params.num_inference_steps);  // not the pipeline's own, which may be in a run
   }
 
   /// [B, 1, D]; under guidance [2B, 1, D], the unconditional half first.
@@ -125,6 +125,7 @@ struct ClassConditionalPipeline::Impl {
   ClassConditionalResult run(const std::vector<std::int64_t>& class_labels, const ClassConditionalParams& params) {
     check(class_labels, params);
     const torch::NoGradGuard no_grad;
+    scheduler->set_timesteps(params.num_inference_steps);
     const auto options = torch::TensorOptions().dtype(dtype).device(device);
     const bool guided = params.guidance_scale != 1;  // also below it, as in the original
     NoiseGenerator noise(params.seeds);
@@ -146,7 +147,7 @@ struct ClassConditionalPipeline::Impl {
 
   torch::Device device;
   torch::Dtype dtype;
-  std::filesystem::path scheduler_config;
+  SchedulerSource scheduler_source;
   std::unique_ptr<Scheduler> scheduler;
   Network class_embedder;
   UNet unet;
@@ -203,7 +204,7 @@ torch::Tensor ClassConditionalPipeline::decode(const torch::Tensor& latents) con
 }
 
 void ClassConditionalPipeline::set_scheduler(std::string_view class_name) {
-  impl_->scheduler = Scheduler::from_config(impl_->scheduler_config, class_name);
+  impl_->scheduler = impl_->scheduler_source.make(class_name);
 }
 
 std::string ClassConditionalPipeline::scheduler_name() const {

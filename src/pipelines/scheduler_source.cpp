@@ -7,21 +7,20 @@
 
 namespace deepcache {
 
-SchedulerSource::SchedulerSource(const ModelPackage& package, std::string_view class_name)
-    : file_(package.file("scheduler/scheduler_config.json")), config_(read_file(file_)), class_name_(class_name) {}
+SchedulerSource::SchedulerSource(const ModelPackage& package)
+    : file_(package.file("scheduler/scheduler_config.json")), config_(read_file(file_)) {}
 
-std::unique_ptr<Scheduler> SchedulerSource::make() const {
+std::unique_ptr<Scheduler> SchedulerSource::make(std::string_view class_name) const {
   try {
-    return Scheduler::from_json(config_, class_name_);
+    return Scheduler::from_json(config_, class_name);
   } catch (const std::runtime_error& error) {
     throw std::runtime_error(fmt::format("{}: {}", file_.string(), error.what()));
   }
 }
 
-SchedulerSource SchedulerSource::with(std::string_view class_name) const {
-  auto other = *this;
-  other.class_name_ = class_name;
-  return other;
+void check_eta(double eta, const Scheduler& scheduler) {
+  check_argument(eta == 0 || scheduler.has_ddim_options(), "eta is an option of DDIM; {} has none, got {}",
+                 scheduler.name(), eta);
 }
 
 }  // namespace deepcache

@@ -13,19 +13,18 @@ namespace deepcache {
 /// Makes a package's schedulers: the file is read once, when it is checked against the manifest.
 class SchedulerSource {
  public:
+  explicit SchedulerSource(const ModelPackage& package);
+
   /// @param class_name  see LoadOptions::scheduler
-  SchedulerSource(const ModelPackage& package, std::string_view class_name);
-
   /// @throws std::runtime_error or std::invalid_argument as `Scheduler::from_config`.
-  std::unique_ptr<Scheduler> make() const;
-
-  /// The same settings for another class.
-  SchedulerSource with(std::string_view class_name) const;
+  std::unique_ptr<Scheduler> make(std::string_view class_name) const;
 
  private:
   std::filesystem::path file_;
   std::string config_;
-  std::string class_name_;
 };
+
+/// Throws std::invalid_argument for an eta other than 0 if the scheduler has no use for it.
+void check_eta(double eta, const Scheduler& scheduler);
 
 }  // namespace deepcache

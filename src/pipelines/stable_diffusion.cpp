@@ -67,8 +67,8 @@ struct StableDiffusionPipeline::Impl {
   Impl(const ModelPackage& package, const LoadOptions& options)
       : device(options.device),
         dtype(package.dtype()),
-        scheduler_source(package, options.scheduler),
-        scheduler(scheduler_source.make()),
+        scheduler_source(package),
+        scheduler(scheduler_source.make(options.scheduler)),
         prompt_encoder(package, device),
         unet(UNet::load(package.file("unet/model.pt"), device, dtype)),
         vae(package, device),
@@ -82,9 +82,8 @@ struct StableDiffusionPipeline::Impl {
   StableDiffusionParams check(const std::vector<std::string>& prompts, const StableDiffusionParams& asked) const {
     auto params = deepcache::resolve(asked, traits);
     check_request(prompts, params, traits);
-    check_argument(params.eta == 0 || scheduler->has_ddim_options(), "eta is an option of DDIM; {} has none, got {}",
-                   scheduler->name(), params.eta);
-    set_timesteps(*scheduler_source.make(), params);  // not the pipeline's own, which may be in a run
+    check_eta(params.eta, *scheduler);
+    set_timesteps(*scheduler->clone(), params);  // not the pipeline's own, which may be in a run
     prompt_encoder.validate(prompts, params);
     vae.prepare(params.vae, params.image.defined() && (!holds_latents(params, traits) || traits.is_inpainting()));
     return params;
@@ -196,9 +195,7 @@ torch::Tensor StableDiffusionPipeline::decode(const torch::Tensor& latents, cons
 }
 
 void StableDiffusionPipeline::set_scheduler(std::string_view class_name) {
-  auto source = impl_->scheduler_source.with(class_name);
-  impl_->scheduler = source.make();
-  impl_->scheduler_source = std::move(source);
+  impl_->scheduler = impl_->scheduler_source.make(class_name);
 }
 
 std::string StableDiffusionPipeline::scheduler_name() const {

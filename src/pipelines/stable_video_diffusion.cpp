@@ -15,6 +15,7 @@
 #include "models/model_package.hpp"
 #include "models/video_autoencoder.hpp"
 #include "pipelines/denoising_loop.hpp"
+#include "pipelines/scheduler_source.hpp"
 #include "pipelines/video_request.hpp"
 
 namespace deepcache {
@@ -87,8 +88,8 @@ struct StableVideoDiffusionPipeline::Impl {
   Impl(const ModelPackage& package, const LoadOptions& options)
       : device(options.device),
         dtype(package.dtype()),
-        scheduler_config(package.file("scheduler/scheduler_config.json")),
-        scheduler(Scheduler::from_config(scheduler_config, options.scheduler)),
+        scheduler_source(package),
+        scheduler(scheduler_source.make(options.scheduler)),
         image_encoder(package, device),
         unet(UNet::load(package.file("unet/model.pt"), device, dtype)),
         vae(package, device),
@@ -102,7 +103,7 @@ struct StableVideoDiffusionPipeline::Impl {
   StableVideoDiffusionParams check(const torch::Tensor& image, const StableVideoDiffusionParams& asked) const {
     auto params = deepcache::resolve(asked, traits);
     check_request(image, params, traits);
-    scheduler->set_timesteps(params.num_inference_steps);
+    scheduler->clone()->set_timesteps(params.num_inference_steps);  // not the pipeline's own, which may be in a run
     return params;
   }
 
@@ -139,6 +140,7 @@ struct StableVideoDiffusionPipeline::Impl {
   StableVideoDiffusionResult run(const torch::Tensor& image, const StableVideoDiffusionParams& asked) const {
     const auto params = check(image, asked);
     const torch::NoGradGuard no_grad;
+    scheduler->set_timesteps(params.num_inference_steps);
     const auto images = as_batch(image);
     NoiseGenerator noise(params.seeds);
     const auto result = denoise(
@@ -153,7 +155,7 @@ struct StableVideoDiffusionPipeline::Impl {
 
   torch::Device device;
   torch::Dtype dtype;
-  std::filesystem::path scheduler_config;
+  SchedulerSource scheduler_source;
   std::unique_ptr<Scheduler> scheduler;
   ImageEncoder image_encoder;
   UNet unet;
@@ -216,7 +218,7 @@ torch::Tensor StableVideoDiffusionPipeline::decode(const torch::Tensor& latents,
 }
 
 void StableVideoDiffusionPipeline::set_scheduler(std::string_view class_name) {
-  impl_->scheduler = Scheduler::from_config(impl_->scheduler_config, class_name);
+  impl_->scheduler = impl_->scheduler_source.make(class_name);
 }
 
 std::string StableVideoDiffusionPipeline::scheduler_name() const {

@@ -9,6 +9,7 @@
 #include "error.hpp"
 #include "models/model_package.hpp"
 #include "pipelines/denoising_loop.hpp"
+#include "pipelines/scheduler_source.hpp"
 
 namespace deepcache {
 namespace {
@@ -53,8 +54,8 @@ struct UnconditionalPipeline::Impl {
   Impl(const ModelPackage& package, const LoadOptions& options)
       : device(options.device),
         dtype(package.dtype()),
-        scheduler_config(package.file("scheduler/scheduler_config.json")),
-        scheduler(Scheduler::from_config(scheduler_config, options.scheduler)),
+        scheduler_source(package),
+        scheduler(scheduler_source.make(options.scheduler)),
         shape(package.read("unet/config.json", read_shape)),
         unet(UNet::load(package.file("unet/model.pt"), device, dtype)) {
     check_inputs(unet);
@@ -75,7 +76,7 @@ struct UnconditionalPipeline::Impl {
     return sizes;
   }
 
-  /// All that can be wrong with a request is found here, before anything is computed. Sets the timesteps.
+  /// All that can be wrong with a request is found here, before anything is computed.
   void check(const UnconditionalParams& params) const {
     check_argument(params.batch_size >= 1, "batch_size must be 1 or above, got {}", params.batch_size);
     check_argument(params.eta >= 0 && params.eta <= 1, "eta must be 0 to 1, got {}", params.eta);
@@ -90,12 +91,13 @@ struct UnconditionalPipeline::Impl {
       check_argument(params.latents.sizes() == sizes && params.latents.is_floating_point(),
                      "latents must be floating-point values of shape [{}], got {} [{}]", fmt::join(sizes, ", "),
                      c10::toString(params.latents.scalar_type()), fmt::join(params.latents.sizes(), ", "));
-    scheduler->set_timesteps(*params.num_inference_steps);
+    scheduler->clone()->set_timesteps(*params.num_inference_steps);  // not the pipeline's own, which may be in a run
   }
 
   UnconditionalResult run(const UnconditionalParams& params) {
     check(params);
     const torch::NoGradGuard no_grad;
+    scheduler->set_timesteps(*params.num_inference_steps);
     const auto options = torch::TensorOptions().dtype(dtype).device(device);
     NoiseGenerator noise(params.seeds);
     const auto initial =
@@ -113,7 +115,7 @@ struct UnconditionalPipeline::Impl {
 
   torch::Device device;
   torch::Dtype dtype;
-  std::filesystem::path scheduler_config;
+  SchedulerSource scheduler_source;
   std::unique_ptr<Scheduler> scheduler;
   std::vector<std::int64_t> shape;  // of a picture
   UNet unet;
@@ -149,7 +151,7 @@ std::vector<std::int64_t> UnconditionalPipeline::latent_shape(const Unconditiona
 }
 
 void UnconditionalPipeline::set_scheduler(std::string_view class_name) {
-  impl_->scheduler = Scheduler::from_config(impl_->scheduler_config, class_name);
+  impl_->scheduler = impl_->scheduler_source.make(class_name);
 }
 
 std::string UnconditionalPipeline::scheduler_name() const {

@@ -36,6 +36,7 @@ class CompVisDDIMScheduler final : public SchedulerBase {
 
   std::string name() const override { return "CompVisDDIMScheduler"; }
   bool has_ddim_options() const override { return true; }
+  std::unique_ptr<Scheduler> clone() const override { return std::make_unique<CompVisDDIMScheduler>(*this); }
 
  protected:
   Schedule make_schedule(std::int64_t num_inference_steps) const override;

@@ -25,6 +25,7 @@ class DDIMScheduler final : public SchedulerBase {
         final_alpha_cumprod_(options.set_alpha_to_one ? torch::ones({}, torch::kFloat32) : alphas_cumprod_[0]) {}
 
   std::string name() const override { return "DDIMScheduler"; }
+  std::unique_ptr<Scheduler> clone() const override { return std::make_unique<DDIMScheduler>(*this); }
   bool has_ddim_options() const override { return true; }
 
  protected:

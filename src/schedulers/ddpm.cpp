@@ -26,6 +26,7 @@ class DDPMScheduler final : public SchedulerBase {
   explicit DDPMScheduler(const DDPMOptions& options) : SchedulerBase(options.noise_schedule), options_(options) {}
 
   std::string name() const override { return "DDPMScheduler"; }
+  std::unique_ptr<Scheduler> clone() const override { return std::make_unique<DDPMScheduler>(*this); }
 
  protected:
   Schedule make_schedule(std::int64_t num_inference_steps) const override {

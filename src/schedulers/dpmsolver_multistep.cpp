@@ -28,6 +28,7 @@ class DPMSolverMultistepScheduler final : public MultistepSolver {
       : MultistepSolver(options.solver), options_(options) {}
 
   std::string name() const override { return "DPMSolverMultistepScheduler"; }
+  std::unique_ptr<Scheduler> clone() const override { return std::make_unique<DPMSolverMultistepScheduler>(*this); }
 
  protected:
   void begin_run(std::int64_t /*step_index*/) override { outputs_.clear(); }

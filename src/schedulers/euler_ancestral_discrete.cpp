@@ -11,6 +11,7 @@ class EulerAncestralDiscreteScheduler final : public SigmaScheduler {
   explicit EulerAncestralDiscreteScheduler(const SigmaOptions& options) : SigmaScheduler(options) {}
 
   std::string name() const override { return "EulerAncestralDiscreteScheduler"; }
+  std::unique_ptr<Scheduler> clone() const override { return std::make_unique<EulerAncestralDiscreteScheduler>(*this); }
 
  protected:
   torch::Tensor take_step(const torch::Tensor& model_output, std::int64_t step_index, const torch::Tensor& sample,

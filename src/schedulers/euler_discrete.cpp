@@ -14,6 +14,7 @@ class EulerDiscreteScheduler final : public SigmaScheduler {
   explicit EulerDiscreteScheduler(const SigmaOptions& options) : SigmaScheduler(options) {}
 
   std::string name() const override { return "EulerDiscreteScheduler"; }
+  std::unique_ptr<Scheduler> clone() const override { return std::make_unique<EulerDiscreteScheduler>(*this); }
 
  protected:
   bool has_churn_options() const override { return true; }

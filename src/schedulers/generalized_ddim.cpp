@@ -24,6 +24,7 @@ class GeneralizedDDIMScheduler final : public SchedulerBase {
 
   std::string name() const override { return "generalized_ddim"; }
   bool has_ddim_options() const override { return true; }
+  std::unique_ptr<Scheduler> clone() const override { return std::make_unique<GeneralizedDDIMScheduler>(*this); }
 
  protected:
   Schedule make_schedule(std::int64_t num_inference_steps) const override;

@@ -20,6 +20,7 @@ class HeunDiscreteScheduler final : public SigmaScheduler {
       : SigmaScheduler(options), clipping_(clipping) {}
 
   std::string name() const override { return "HeunDiscreteScheduler"; }
+  std::unique_ptr<Scheduler> clone() const override { return std::make_unique<HeunDiscreteScheduler>(*this); }
   std::int64_t order() const override { return kOrder; }
 
  protected:

@@ -26,6 +26,7 @@ class LCMScheduler final : public SchedulerBase {
   explicit LCMScheduler(const LCMOptions& options) : SchedulerBase(options.noise_schedule), options_(options) {}
 
   std::string name() const override { return "LCMScheduler"; }
+  std::unique_ptr<Scheduler> clone() const override { return std::make_unique<LCMScheduler>(*this); }
 
  protected:
   Schedule make_schedule(std::int64_t num_inference_steps) const override;

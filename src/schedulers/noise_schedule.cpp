@@ -92,10 +92,13 @@ torch::Tensor rescale_zero_terminal_snr(const torch::Tensor& betas) {
   return 1 - torch::cat({alphas_bar.slice(0, 0, 1), alphas});
 }
 
+torch::Tensor make_alphas(const NoiseScheduleOptions& options) {
+  const auto betas = make_betas(options);
+  return 1.0 - (options.rescale_betas_zero_snr ? rescale_zero_terminal_snr(betas) : betas);
+}
+
 torch::Tensor make_alphas_cumprod(const NoiseScheduleOptions& options) {
-  auto betas = make_betas(options);
-  if (options.rescale_betas_zero_snr) betas = rescale_zero_terminal_snr(betas);
-  return torch::cumprod(1.0 - betas, 0);
+  return torch::cumprod(make_alphas(options), 0);
 }
 
 void check_noising(const torch::Tensor& original_samples, const torch::Tensor& noise, const torch::Tensor& timesteps,

@@ -40,6 +40,10 @@ torch::Tensor make_betas(const NoiseScheduleOptions& options);
 /// Betas that leave nothing of the image in the last timestep (arXiv 2305.08891, Algorithm 1).
 torch::Tensor rescale_zero_terminal_snr(const torch::Tensor& betas);
 
+/// alpha_t = 1 - beta_t, the share of the variance that each training timestep leaves: float32, of the length of the
+/// betas.
+torch::Tensor make_alphas(const NoiseScheduleOptions& options);
+
 /// alpha_bar_t, the share of the image's variance that is left at each timestep: float32, of the length of the betas.
 torch::Tensor make_alphas_cumprod(const NoiseScheduleOptions& options);
 

@@ -31,6 +31,7 @@ class PNDMScheduler final : public SchedulerBase {
         final_alpha_cumprod_(options.set_alpha_to_one ? torch::ones({}, torch::kFloat32) : alphas_cumprod_[0]) {}
 
   std::string name() const override { return "PNDMScheduler"; }
+  std::unique_ptr<Scheduler> clone() const override { return std::make_unique<PNDMScheduler>(*this); }
 
  protected:
   Schedule make_schedule(std::int64_t num_inference_steps) const override;

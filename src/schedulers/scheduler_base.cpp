@@ -5,9 +5,19 @@
 #include "error.hpp"
 
 namespace deepcache {
+namespace {
+
+/// Whether a batch of `now` follows a batch of one, `before`.
+bool go_on_from_one(torch::IntArrayRef now, torch::IntArrayRef before) {
+  return before.front() == 1 && now.slice(1) == before.slice(1);
+}
+
+}  // namespace
 
 SchedulerBase::SchedulerBase(const NoiseScheduleOptions& noise_schedule)
-    : alphas_cumprod_(make_alphas_cumprod(noise_schedule)), num_train_timesteps_(noise_schedule.num_train_timesteps) {
+    : alphas_cumprod_(make_alphas_cumprod(noise_schedule)),
+      alphas_(make_alphas(noise_schedule)),
+      num_train_timesteps_(noise_schedule.num_train_timesteps) {
   timesteps_ = torch::empty({0}, torch::kInt64);
 }
 
@@ -30,7 +40,7 @@ torch::Tensor SchedulerBase::step(const torch::Tensor& model_output, std::int64_
     running_ = false;
   }
   auto prev_sample = take_step(model_output, step_index, sample, options);
-  if (!running_) sizes_ = sample.sizes().vec();
+  sizes_ = sample.sizes().vec();
   running_ = true;
   last_step_index_ = step_index;
   return prev_sample;
@@ -54,7 +64,7 @@ void SchedulerBase::check_step(const torch::Tensor& model_output, std::int64_t s
                  "the model's output must have the shape, dtype and device of the sample, {}; it is {}",
                  c10::str(sample.sizes(), " ", sample.dtype(), " ", sample.device()),
                  c10::str(model_output.sizes(), " ", model_output.dtype(), " ", model_output.device()));
-  check_argument(!running_ || step_index == 0 || sample.sizes() == sizes_,
+  check_argument(!running_ || step_index == 0 || sample.sizes() == sizes_ || go_on_from_one(sample.sizes(), sizes_),
                  "the sample's shape changed within the run, from {} to {}", c10::str(c10::IntArrayRef(sizes_)),
                  c10::str(sample.sizes()));
   check_argument(options.eta >= 0.0 && options.eta <= 1.0, "eta must be from 0 to 1, not {}", options.eta);
@@ -72,6 +82,17 @@ void SchedulerBase::check_step(const torch::Tensor& model_output, std::int64_t s
 torch::Tensor SchedulerBase::add_noise(const torch::Tensor& original_samples, const torch::Tensor& noise,
                                        const torch::Tensor& timesteps) const {
   return deepcache::add_noise(alphas_cumprod_, original_samples, noise, timesteps);
+}
+
+torch::Tensor SchedulerBase::add_noise_between(const torch::Tensor& samples, const torch::Tensor& noise,
+                                               std::int64_t from, std::int64_t to) const {
+  const auto timesteps = alphas_.size(0);
+  check_argument(0 <= from && from <= to && to <= timesteps,
+                 "noise is added from a timestep to the same or a later one, from 0 to {}, not from {} to {}",
+                 timesteps, from, to);
+  check_noising(samples, noise, torch::tensor({from}), torch::kInt64);
+  const auto alpha_prod = alphas_.slice(0, from, to).prod();
+  return alpha_prod.sqrt() * samples + (1 - alpha_prod).sqrt() * noise;
 }
 
 torch::Tensor SchedulerBase::indices_for_timesteps(const torch::Tensor& timesteps) const {

@@ -27,6 +27,8 @@ class SchedulerBase : public Scheduler {
                      const StepOptions& options = {}) final;
   torch::Tensor add_noise(const torch::Tensor& original_samples, const torch::Tensor& noise,
                           const torch::Tensor& timesteps) const override;
+  torch::Tensor add_noise_between(const torch::Tensor& samples, const torch::Tensor& noise, std::int64_t from,
+                                  std::int64_t to) const override;
 
  protected:
   explicit SchedulerBase(const NoiseScheduleOptions& noise_schedule);
@@ -67,6 +69,7 @@ class SchedulerBase : public Scheduler {
   void check_step(const torch::Tensor& model_output, std::int64_t step_index, const torch::Tensor& sample,
                   const StepOptions& options) const;
 
+  torch::Tensor alphas_;  ///< alpha_t, the share of the variance that each training timestep leaves, as alphas_cumprod_
   torch::Tensor sigmas_;
   std::int64_t num_train_timesteps_;
   std::int64_t num_inference_steps_ = 0;

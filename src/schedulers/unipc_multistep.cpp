@@ -27,6 +27,7 @@ class UniPCMultistepScheduler final : public MultistepSolver {
       : MultistepSolver(options.solver), options_(options) {}
 
   std::string name() const override { return "UniPCMultistepScheduler"; }
+  std::unique_ptr<Scheduler> clone() const override { return std::make_unique<UniPCMultistepScheduler>(*this); }
 
  protected:
   void begin_run(std::int64_t /*step_index*/) override { history_ = {}; }

@@ -97,9 +97,10 @@ class DamagedFolderTest(ExportTest):
         )
 
     def test_one_file_and_controlnet_pipelines(self):
-        file = self.scratch() / "model.safetensors"
-        file.write_bytes(b"")
-        self.expect_refused(file, r'StableDiffusionPipeline.from_single_file\("model.safetensors"\)')
+        for name in "model.safetensors", "model.ckpt", "model.bin":
+            file = self.scratch() / name
+            file.write_bytes(b"")
+            self.expect_refused(file, r"StableDiffusionPipeline.from_single_file\(")
         source = self.broken(_class_name="StableDiffusionControlNetPipeline")
         self.expect_refused(source, "a ControlNet is exported on its own, from .*/controlnet, and")
 

@@ -269,9 +269,9 @@ class LatentDiffusionExportTest(unittest.TestCase):
                 self.expect_refused(source, message)
 
     def test_options_of_other_sources(self):
-        self.expect_refused(self.source(), "takes no LoRA", "--lora", "x.safetensors")
-        self.expect_refused(self.source(), "has no --variant", "--variant", "fp16")
-        self.expect_refused(self.scratch(), "only a checkpoint takes a --config", "--config", "x.yaml")
+        self.expect_refused(self.source(), "takes no --lora", "--lora", "x.safetensors")
+        self.expect_refused(self.source(), "takes no --variant", "--variant", "fp16")
+        self.expect_refused(self.scratch(), "takes no --config", "--config", "x.yaml")
 
 
 if __name__ == "__main__":

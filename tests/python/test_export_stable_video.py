@@ -128,7 +128,9 @@ class VideoExportTest(unittest.TestCase):
         source = self.broken()
         shutil.rmtree(source / "feature_extractor")
         self.expect_refused(source, "component feature_extractor is missing")
-        self.expect_refused(self.broken(), "a StableVideoDiffusionPipeline takes no LoRA", "--lora", "file.safetensors")
+        self.expect_refused(
+            self.broken(), "a StableVideoDiffusionPipeline takes no --lora", "--lora", "file.safetensors"
+        )
         source = self.broken()
         image_encoder(image_size=64).save_pretrained(source / "image_encoder")
         self.expect_refused(source, "image_size must be 224, as the pipeline has it, not 64")

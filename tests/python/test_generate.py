@@ -209,10 +209,11 @@ class OutputTest(GenerateTest):
             ("img2img", model, "i.png", "panda", "a.png"),
             ("inpaint", model, "i.png", "m.png", "panda", "b.png"),
             ("own_loop", ROOT / "models/emoji", 3, "c.pt"),
+            ("txt2vid", PACKAGES / "text_to_video_zero", "panda", "frames"),
         ):
             result = self.run_program(program, *arguments)
             self.assertEqual(result.returncode, 0, result.stderr)
-            self.assertTrue((self.folder / arguments[-1]).is_file())
+            self.assertTrue((self.folder / arguments[-1]).exists())
             self.assertEqual(self.run_program(program).returncode, 2)
             result = self.run_program(program, "absent", *arguments[1:])
             self.assertEqual(result.returncode, 2)

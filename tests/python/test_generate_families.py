@@ -10,6 +10,7 @@ import tempfile
 import unittest
 from pathlib import Path
 
+import torch
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,6 +86,25 @@ class ImageToVideoTest(FamiliesTest):
         self.expect_refused("no such file: absent.png", "svd", "-i", "absent.png")
 
 
+class TextToVideoTest(FamiliesTest):
+    def test_a_video(self):
+        report = self.report(
+            "text_to_video_zero", "-p", "red heart", "-W", 64, "-H", 64, "--steps", 8, "--t0", 4, "--t1", 6,
+            "--num-frames", 3, "--cache-interval", 2, "-o", "v.png", "--save-latents", "l.pt",
+        )  # fmt: skip
+        with Image.open(self.folder / "v.png") as video:
+            self.assertEqual((video.n_frames, video.size, video.info["duration"]), (3, (64, 64), 250))
+        self.assertEqual(torch.load(self.folder / "l.pt").shape, (3, 4, 8, 8))
+        self.expect_modes(report, "fc" + "fc" + "fcfcfc"[: len(report["steps"]) - 4])
+        self.assertEqual(len(report["steps"]), report["totals"]["full_steps"] + report["totals"]["cached_steps"])
+
+    def test_bad_input(self):
+        self.expect_refused("--prompt is required", "text_to_video_zero")
+        self.expect_refused("--image is of no use", "text_to_video_zero", "-p", "x", "-i", "i.png")
+        self.expect_refused("video_length", "text_to_video_zero", "-p", "x", "--num-frames", 0)
+        self.expect_refused("t0", "text_to_video_zero", "-p", "x", "--t0", 48)
+
+
 class SamplesTest(FamiliesTest):
     def test_unconditional(self):
         report = self.report("ddpm", "--scheduler", "ddim", "--steps", 7, "-b", 2, "-o", "s.png")
@@ -101,10 +121,20 @@ class SamplesTest(FamiliesTest):
     def test_steps_are_the_models_own_if_not_given(self):
         self.assertEqual(self.report("ddpm", "--scheduler", "ddim")["request"]["steps"], 50)
 
+    def test_classes(self):
+        reports = self.report("ldm", "--class-label", 3, "--class-label", 5, "--steps", 10, "-b", 2, "-o", "c.png")
+        self.assertEqual(self.files(), [f"c-{i}.png" for i in range(1, 5)])
+        self.assertEqual([report["request"]["class_label"] for report in reports], [3, 5])
+        with Image.open(self.folder / "c-1.png") as image:
+            self.assertTrue(image.text["parameters"].startswith("class 3\n"))
+
     def test_bad_input(self):
+        self.expect_refused("--class-label is required", "ldm")
+        self.expect_refused("class.* 999999", "ldm", "--class-label", 999999)
+        self.expect_refused("--class-label is of no use", "ddpm", "--class-label", 3)
         self.expect_refused("--cfg-scale is of no use", "ddpm", "--cfg-scale", 3)
         self.expect_refused("batch_size must be 1 or above, got 0", "ddpm", "-b", 0)
-        self.expect_refused("--controlnet is of no use", "ddpm", "--controlnet", PACKAGES / "controlnet_sd1")
+        self.expect_refused("ControlNet", "ldm", "--class-label", 3, "--controlnet", PACKAGES / "controlnet_sd1")
 
 
 if __name__ == "__main__":
