@@ -21,7 +21,7 @@ namespace fs = std::filesystem;
 namespace deepcache::apps {
 namespace {
 
-constexpr std::array<std::int64_t, 4> kIntervals{2, 3, 5, 10};
+constexpr std::array<std::int64_t, 5> kIntervals{2, 3, 5, 10, 20};
 constexpr std::int64_t kPromptLength = 77;  // CLIP's, where no tokenizer says another
 
 struct Options {
@@ -213,13 +213,13 @@ void print_table(const Options& o, const Inspection& inspection) {
       "{}: {}, {} branches\ninputs: {}\nfull step: {} {}, convolutions and linear layers + attention products\n{}\n",
       o.model.string(), name_of(inspection.dtype), inspection.branches.size(), text_of(inspection.inputs),
       macs(full, 0), name, text_of(inspection.memory));
-  fmt::print("{:>{}}  speedup, full step every N\n", "cached step", widest + 49);
-  fmt::print("id  {:<{}}  {:<15}  {:>9}  {:>15}", "name", widest, "feature", "bytes", name);
+  fmt::print("{:>{}}  speedup, full step every N\n", "cached step", widest + 51);
+  fmt::print("id  {:<{}}  {:<15}  {:>9}  {:>17}", "name", widest, "feature", "bytes", name);
   for (const auto interval : kIntervals) fmt::print("  {:>6}", fmt::format("N={}", interval));
   fmt::print("\n");
   for (const auto& branch : inspection.branches) {
-    fmt::print("{:>2}  {:<{}}  {:<15}  {:>9}  {:>15}", branch.cache_branch_id, branch.name, widest,
-               text_of(branch.feature_shape), text_of_bytes(branch.feature_bytes), macs(branch.cached_step, 6));
+    fmt::print("{:>2}  {:<{}}  {:<15}  {:>9}  {:>17}", branch.cache_branch_id, branch.name, widest,
+               text_of(branch.feature_shape), text_of_bytes(branch.feature_bytes), macs(branch.cached_step, 7));
     for (const auto interval : kIntervals)
       fmt::print("  {:>6}", fmt::format("{:.2f}x", speedup(full.total(), branch.cached_step.total(), interval)));
     fmt::print("\n");

@@ -1,32 +1,16 @@
-// Image to video with DeepCache: makes a picture move, frame by frame in PNG files.
+// Image to video with DeepCache: makes a picture move.
 //
-//   img2vid models/svd-xt rocket.png frames      # frames/00.png, frames/01.png, ...
+//   img2vid models/svd-xt rocket.png rocket.mp4      (.mp4, .webm, .png or .apng, or a folder)
 
 #include <deepcache/deepcache.hpp>
 
-#include <array>
 #include <cstdio>
 #include <exception>
-#include <filesystem>
 #include <string>
-
-namespace {
-
-/// Frames [F, 3, H, W] as 00.png, 01.png, ...
-void save_frames(const torch::Tensor& frames, const std::filesystem::path& folder) {
-  std::filesystem::create_directories(folder);
-  for (std::int64_t i = 0; i < frames.size(0); ++i) {
-    std::array<char, 32> name{};
-    std::snprintf(name.data(), name.size(), "%02lld.png", static_cast<long long>(i));
-    deepcache::save_png(frames[i], folder / name.data());
-  }
-}
-
-}  // namespace
 
 int main(int argc, char** argv) try {
   if (argc != 4 && argc != 6) {
-    std::fprintf(stderr, "usage: img2vid PACKAGE IMAGE.png FOLDER [HEIGHT WIDTH]\n");
+    std::fprintf(stderr, "usage: img2vid PACKAGE IMAGE OUTPUT [HEIGHT WIDTH]\n");
     return 2;
   }
   auto pipe = deepcache::StableVideoDiffusionPipeline::load(argv[1]);
@@ -40,7 +24,7 @@ int main(int argc, char** argv) try {
     params.width = std::stoll(argv[5]);
   }
   const auto result = pipe(deepcache::load_image(argv[2]), params);
-  save_frames(result.frames[0], argv[3]);
+  deepcache::save_video(result.frames[0], argv[3], static_cast<double>(params.fps));
 
   const auto stats = helper.stats();
   std::printf("%lld full and %lld cached steps\n", static_cast<long long>(stats.full_steps),

@@ -356,6 +356,7 @@ SCHEDULERS = {
     "EulerDiscreteScheduler": "euler",
     "EulerAncestralDiscreteScheduler": "euler_a",
     "HeunDiscreteScheduler": "heun",
+    "CompVisDDIMScheduler": "compvis_ddim",
 }
 
 

@@ -20,8 +20,8 @@
 ///   deepcache::Helper helper(pipe);
 ///   helper.set_params({.cache_interval = 5});
 ///   helper.enable();
-///   auto result = pipe({207, 360}, {.num_inference_steps = 20, .guidance_scale = 3.0});  // a golden retriever, an
-///   otter deepcache::save_png(result.images[0], "retriever.png");
+///   auto result = pipe({207, 360}, {.num_inference_steps = 20, .guidance_scale = 3.0});  // retriever, otter
+///   deepcache::save_png(result.images[0], "retriever.png");
 ///
 /// Not for models that are told of classes in another way, such as by an embedding added to that of the timestep.
 namespace deepcache {
@@ -30,11 +30,11 @@ namespace deepcache {
 /// paper's figures were made. CompVis's notebook (latent_imagenet_diffusion.ipynb) has 20 steps and a scale of 3.
 struct ClassConditionalParams {
   std::int64_t num_images_per_label = 1;
-  std::int64_t num_inference_steps =
-      250;                      ///< of CompVis's DDIM, those that it can make: the message for others names one
-  double guidance_scale = 1.5;  ///< classifier-free guidance (arXiv 2207.12598); 1: none, and half the work
-  std::int64_t height = 0;      ///< pixels, a multiple of pixels_per_latent(); 0: the model's own
-  std::int64_t width = 0;       ///< likewise
+  std::int64_t num_inference_steps = 250;  ///< of CompVis's DDIM, those that it can make: the message for others
+                                           ///< names one
+  double guidance_scale = 1.5;             ///< classifier-free guidance (arXiv 2207.12598); 1: none, and half the work
+  std::int64_t height = 0;                 ///< pixels, a multiple of vae_scale_factor(); 0: the model's own
+  std::int64_t width = 0;                  ///< likewise
   std::vector<std::uint64_t> seeds = {0};  ///< one, for noise drawn from one generator for the whole batch, as Python
                                            ///< draws it after torch.manual_seed; or one for each image
   double eta = 0.0;                        ///< DDIM's, 0 to 1
@@ -80,7 +80,7 @@ class ClassConditionalPipeline {
   std::int64_t num_classes() const;
 
   /// Of each side: 4 for LDM-4.
-  std::int64_t pixels_per_latent() const;
+  std::int64_t vae_scale_factor() const;
 
   /// Images [B, 3, H, W], float32 in [0, 1], on the CPU, of latents as `operator()` returns them, one after the other.
   torch::Tensor decode(const torch::Tensor& latents) const;

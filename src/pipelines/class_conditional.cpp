@@ -194,7 +194,7 @@ std::int64_t ClassConditionalPipeline::num_classes() const {
   return impl_->traits.num_classes;
 }
 
-std::int64_t ClassConditionalPipeline::pixels_per_latent() const {
+std::int64_t ClassConditionalPipeline::vae_scale_factor() const {
   return impl_->traits.vae_factor;
 }
 

@@ -50,8 +50,8 @@ TEST_P(ClassConditionalParity, EveryStep) {
       pipe(recorded.integers("class_labels"), {.num_images_per_label = recorded.integer("num_images_per_label"),
                                                .num_inference_steps = recorded.integer("num_inference_steps"),
                                                .guidance_scale = recorded.number("guidance_scale"),
-                                               .height = recorded.integer("height") * pipe.pixels_per_latent(),
-                                               .width = recorded.integer("width") * pipe.pixels_per_latent(),
+                                               .height = recorded.integer("height") * pipe.vae_scale_factor(),
+                                               .width = recorded.integer("width") * pipe.vae_scale_factor(),
                                                .seeds = {static_cast<std::uint64_t>(recorded.integer("seed"))},
                                                .eta = recorded.number("eta"),
                                                .callback = [&](const PipelineStep& step) {

@@ -209,7 +209,9 @@ class OutputTest(GenerateTest):
             ("img2img", model, "i.png", "panda", "a.png"),
             ("inpaint", model, "i.png", "m.png", "panda", "b.png"),
             ("own_loop", ROOT / "models/emoji", 3, "c.pt"),
+            ("img2vid", PACKAGES / "svd", "i.png", "i.apng"),
             ("txt2vid", PACKAGES / "text_to_video_zero", "panda", "frames"),
+            ("class2img", PACKAGES / "ldm", 3, "d.png"),
         ):
             result = self.run_program(program, *arguments)
             self.assertEqual(result.returncode, 0, result.stderr)

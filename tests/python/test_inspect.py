@@ -161,7 +161,7 @@ class CountTest(InspectTest):
             self.assertEqual(branch["feature_bytes"], 4 * size)
             for kind, parts in ("weights", ["weights"]), ("total", ["weights", "attention"]):
                 whole, part = (sum(step[name] for name in parts) for step in (full, branch["cached_step"]))
-                self.assertEqual(branch["speedup"][kind].keys(), {"2", "3", "5", "10"})
+                self.assertEqual(branch["speedup"][kind].keys(), {"2", "3", "5", "10", "20"})
                 for interval, speedup in branch["speedup"][kind].items():
                     n = int(interval)
                     self.assertAlmostEqual(speedup, n * whole / (whole + (n - 1) * part), places=12)
@@ -324,9 +324,9 @@ class TableTest(InspectTest):
             self.assertEqual(row[:3], [str(branch["cache_branch_id"]), branch["name"],
                                        "x".join(map(str, branch["feature_shape"]))])  # fmt: skip
             self.assertEqual(row[3], f"{branch['feature_bytes'] / 1e3:.1f} kB")
-            macs = re.fullmatch(r"(\S+) \+ +(\S+)", "  ".join(row[4:-4]))
+            macs = re.fullmatch(r"(\S+) \+ +(\S+)", "  ".join(row[4:-5]))
             self.assertEqual(macs.groups(), tuple(f"{cached[key] / 1e6:.1f}" for key in ("weights", "attention")))
-            self.assertEqual(row[-4:], [f"{value:.2f}x" for value in branch["speedup"]["total"].values()])
+            self.assertEqual(row[-5:], [f"{value:.2f}x" for value in branch["speedup"]["total"].values()])
         self.assertEqual(len({len(line) for line in lines if re.match(r" *\d+  |id ", line)}), 1, "aligned")
         self.assertIn("guidance", lines[-2])
 

@@ -33,7 +33,7 @@ TEST_F(ClassConditionalTest, ShapesAndRanges) {
   EXPECT_EQ(pipe.model_type(), "ldm");
   EXPECT_EQ(pipe.scheduler_name(), "CompVisDDIMScheduler");
   EXPECT_EQ(pipe.num_classes(), 11);
-  EXPECT_EQ(pipe.pixels_per_latent(), 2);
+  EXPECT_EQ(pipe.vae_scale_factor(), 2);
   const auto result = pipe({3, 4}, {.num_images_per_label = 2, .num_inference_steps = 2});
   EXPECT_EQ(result.images.sizes(), (torch::IntArrayRef{4, 3, 32, 32}));  // the model's own size
   EXPECT_EQ(result.images.scalar_type(), torch::kFloat);
@@ -48,6 +48,18 @@ TEST_F(ClassConditionalTest, ShapesAndRanges) {
   EXPECT_FALSE(latents_only.images.defined());
   params.decode = true;
   EXPECT_TRUE(pipe.decode(latents_only.latents).equal(pipe(3, params).images));
+}
+
+TEST_F(ClassConditionalTest, ValidatingDuringARunLeavesItAlone) {
+  auto params = quick();
+  const auto expected = pipe(3, params).latents;
+  params.callback = [&](const PipelineStep&) {
+    auto other = quick();
+    other.num_inference_steps = 7;
+    pipe.validate({3}, other);
+    return true;
+  };
+  EXPECT_TRUE(pipe(3, params).latents.equal(expected));
 }
 
 TEST_F(ClassConditionalTest, LabelsOutOfRange) {

@@ -50,6 +50,18 @@ TEST_F(VideoPipelineTest, ShapesAndRanges) {
   EXPECT_TRUE(pipe.decode(latents_only.latents).equal(result.frames));
 }
 
+TEST_F(VideoPipelineTest, ValidatingDuringARunLeavesItAlone) {
+  auto params = quick();
+  const auto expected = pipe(image, params).latents;
+  params.callback = [&](const PipelineStep&) {
+    auto other = quick();
+    other.num_inference_steps = 7;
+    pipe.validate(image, other);
+    return true;
+  };
+  EXPECT_TRUE(pipe(image, params).latents.equal(expected));
+}
+
 TEST_F(VideoPipelineTest, WhatIsLeftToTheModel) {
   const auto plain = pipe.resolve({});
   EXPECT_EQ(std::tie(plain.height, plain.width), std::make_tuple(576, 1024));

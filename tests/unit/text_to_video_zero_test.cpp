@@ -88,6 +88,27 @@ TEST_F(TextToVideoZeroTest, CancellingInEachPart) {
   EXPECT_FALSE(pipe("red heart", params).cancelled);
 }
 
+TEST_F(TextToVideoZeroTest, ValidatingDuringARunLeavesItAlone) {
+  auto params = quick();
+  const auto expected = pipe("red heart", params).latents;
+  params.callback = [&](const PipelineStep&) {
+    auto other = quick();
+    other.num_inference_steps = 7;
+    pipe.validate("panda", other);
+    return true;
+  };
+  EXPECT_TRUE(pipe("red heart", params).latents.equal(expected));
+}
+
+TEST_F(TextToVideoZeroTest, PartsAreOneRunInTheStatistics) {
+  Helper helper(pipe);
+  helper.set_params({.cache_interval = 2});
+  helper.enable();
+  pipe("red heart", quick());
+  EXPECT_EQ(helper.stats().full_steps, 4);  // the first of each part, and the third of the last one
+  EXPECT_EQ(helper.stats().cached_steps, 1);
+}
+
 TEST_F(TextToVideoZeroTest, ParametersOutOfRange) {
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
   refuse([](auto& p) { p.video_length = 0; }, {"video_length must be 1 or above, got 0"});
@@ -124,10 +145,10 @@ TEST_F(TextToVideoZeroTest, MasksThatDoNotFit) {
   refuse([](auto& p) { p.smooth_bg_strength = std::nan(""); }, {"smooth_bg_strength must be 0 to 1, got nan"});
 }
 
-TEST_F(TextToVideoZeroTest, SchedulersOfWholeTimestepsOnly) {
+TEST_F(TextToVideoZeroTest, SchedulersOfDdpmsProcessOnly) {
   pipe.set_scheduler("plms");
   for (const auto* name : {"euler", "euler_a", "heun"})
-    expect_error<std::invalid_argument>([&] { pipe.set_scheduler(name); }, {"whole timesteps", "ddim", "Scheduler"});
+    expect_error<std::invalid_argument>([&] { pipe.set_scheduler(name); }, {"DDPM's process", "ddim", "Scheduler"});
   EXPECT_EQ(pipe.scheduler_name(), "PNDMScheduler");
   expect_error<std::invalid_argument>(
       [] { TextToVideoZeroPipeline::load(kPackages / "text_to_video_zero", {.scheduler = "heun"}); },

@@ -39,6 +39,17 @@ TEST_F(UnconditionalPipelineTest, ShapesAndRanges) {
   EXPECT_EQ(pipe.model_type(), "ddpm");
 }
 
+TEST_F(UnconditionalPipelineTest, ValidatingDuringARunLeavesItAlone) {
+  pipe.set_scheduler("ddim");
+  UnconditionalParams params{.num_inference_steps = 4};
+  const auto expected = pipe(params).latents;
+  params.callback = [&](const PipelineStep&) {
+    pipe.validate({.num_inference_steps = 7});
+    return true;
+  };
+  EXPECT_TRUE(pipe(params).latents.equal(expected));
+}
+
 TEST_F(UnconditionalPipelineTest, GreysThatAreNotSquare) {
   auto grey = UnconditionalPipeline::load(kPackages / "ddpm_grey");
   EXPECT_EQ(grey.latent_shape({.batch_size = 3}), (std::vector<std::int64_t>{3, 1, 12, 20}));
