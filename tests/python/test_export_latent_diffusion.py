@@ -165,7 +165,9 @@ class LatentDiffusionExportTest(unittest.TestCase):
                             "--storage-dtype", "float16")  # fmt: skip
         self.assertEqual(code, 0, printed)
         self.expect_same_as_the_original(out, tiny_model())
-        self.expect_refused(weights / "model.safetensors", "one configuration; else name it, --config .* got none")
+        self.expect_refused(
+            weights / "model.safetensors", "need their YAML file, --config; a Stable Diffusion in one file"
+        )
         self.expect_refused(weights, "one configuration")
 
     def test_bfloat16_runs_too(self):
