@@ -168,7 +168,9 @@ class LatentDiffusionExportTest(unittest.TestCase):
         self.expect_refused(
             weights / "model.safetensors", "need their YAML file, --config; a Stable Diffusion in one file"
         )
-        self.expect_refused(weights, "one configuration")
+        for name in "a.yaml", "b.yaml":
+            (weights / name).write_text("")
+        self.expect_refused(weights, "one configuration; else name it, --config .* got a.yaml, b.yaml")
 
     def test_bfloat16_runs_too(self):
         code, printed = run(self.source(), self.scratch() / "package", "--dtype", "bfloat16")
