@@ -205,17 +205,18 @@ class OutputTest(GenerateTest):
 
     def test_examples(self):
         model = PACKAGES / "sd1"
-        for program, *arguments in (
-            ("img2img", model, "i.png", "panda", "a.png"),
-            ("inpaint", model, "i.png", "m.png", "panda", "b.png"),
-            ("own_loop", ROOT / "models/emoji", 3, "c.pt"),
-            ("img2vid", PACKAGES / "svd", "i.png", "i.apng"),
-            ("txt2vid", PACKAGES / "text_to_video_zero", "panda", "frames"),
-            ("class2img", PACKAGES / "ldm", 3, "d.png"),
+        for output, program, *arguments in (
+            ("a.png", "img2img", model, "i.png", "panda", "a.png"),
+            ("b.png", "inpaint", model, "i.png", "m.png", "panda", "b.png"),
+            ("c.pt", "own_loop", ROOT / "models/emoji", 3, "c.pt"),
+            ("d.apng", "img2vid", PACKAGES / "svd", "i.png", "d.apng", 64, 64),
+            ("frames", "txt2vid", PACKAGES / "text_to_video_zero", "panda", "frames"),
+            ("e.png", "class2img", PACKAGES / "ldm", 3, "e.png"),
+            ("f-0.png", "unconditional", PACKAGES / "ddpm", 1, "f"),
         ):
             result = self.run_program(program, *arguments)
             self.assertEqual(result.returncode, 0, result.stderr)
-            self.assertTrue((self.folder / arguments[-1]).exists())
+            self.assertTrue((self.folder / output).exists())
             self.assertEqual(self.run_program(program).returncode, 2)
             result = self.run_program(program, "absent", *arguments[1:])
             self.assertEqual(result.returncode, 2)
