@@ -126,8 +126,8 @@ namespace {
 
 void add_model_flags(CLI::App& app, GenerateFlags& o) {
   auto& params = o.request.params;
-  app.add_option("-i,--image", o.image, "PNG file to begin with");
-  app.add_option("--mask", o.mask, "PNG file of the image's size: white is painted anew, black is kept")
+  app.add_option("-i,--image", o.image, "PNG or JPEG file to begin with");
+  app.add_option("--mask", o.mask, "Image file of the image's size: white is painted anew, black is kept")
       ->needs("--image");
   app.add_option(
       "--strength", params.strength,
@@ -148,7 +148,7 @@ void add_control_flags(CLI::App& app, GenerateFlags& o) {
     return app.add_option(flag, values, help)->allow_extra_args(false);
   };
   each("--controlnet", o.controlnets, "Package of a ControlNet for the model; may be given several times");
-  each("--control-image", o.control_images, "PNG file for it; one for each --controlnet, in their order")
+  each("--control-image", o.control_images, "Image file for it; one for each --controlnet, in their order")
       ->needs("--controlnet");
   each("--control-scale", o.control_scales, "How much it counts; default: 1, with --image 0.8, with SD and --mask 0.5")
       ->needs("--control-image");

@@ -25,10 +25,6 @@ int main(int argc, char** argv) try {
 
   const auto result = pipe(label, {.num_inference_steps = 250, .guidance_scale = 1.5});
   deepcache::save_png(result.images[0], argv[3]);
-
-  const auto stats = helper.stats();
-  std::printf("%lld full and %lld cached steps\n", static_cast<long long>(stats.full_steps),
-              static_cast<long long>(stats.cached_steps));
   return 0;
 } catch (const std::exception& error) {
   std::fprintf(stderr, "class2img: %s\n", error.what());

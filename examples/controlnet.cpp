@@ -23,10 +23,6 @@ int main(int argc, char** argv) try {
   params.control_images[0].guidance_end = 0.8;  // the last fifth of the steps is free
   const auto result = pipe(argv[4], params);
   deepcache::save_png(result.images[0], argv[5]);
-
-  const auto stats = helper.stats();
-  std::printf("%lld full and %lld cached steps\n", static_cast<long long>(stats.full_steps),
-              static_cast<long long>(stats.cached_steps));
   return 0;
 } catch (const std::exception& error) {
   std::fprintf(stderr, "controlnet: %s\n", error.what());

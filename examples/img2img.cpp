@@ -21,10 +21,6 @@ int main(int argc, char** argv) try {
   deepcache::load_pictures(pipe, argv[2], "", params);
   const auto result = pipe(argv[3], params);
   deepcache::save_png(result.images[0], argv[4]);
-
-  const auto stats = helper.stats();
-  std::printf("%lld full and %lld cached steps\n", static_cast<long long>(stats.full_steps),
-              static_cast<long long>(stats.cached_steps));
   return 0;
 } catch (const std::exception& error) {
   std::fprintf(stderr, "img2img: %s\n", error.what());

@@ -25,10 +25,6 @@ int main(int argc, char** argv) try {
   }
   const auto result = pipe(deepcache::load_image(argv[2]), params);
   deepcache::save_video(result.frames[0], argv[3], static_cast<double>(params.fps));
-
-  const auto stats = helper.stats();
-  std::printf("%lld full and %lld cached steps\n", static_cast<long long>(stats.full_steps),
-              static_cast<long long>(stats.cached_steps));
   return 0;
 } catch (const std::exception& error) {
   std::fprintf(stderr, "img2vid: %s\n", error.what());

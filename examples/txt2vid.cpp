@@ -21,10 +21,6 @@ int main(int argc, char** argv) try {
 
   const auto frames = pipe(argv[2], {.video_length = 8}).frames;
   deepcache::save_video(frames, argv[3], 4);  // frames a second
-
-  const auto stats = helper.stats();
-  std::printf("%lld full and %lld cached steps\n", static_cast<long long>(stats.full_steps),
-              static_cast<long long>(stats.cached_steps));
   return 0;
 } catch (const std::exception& error) {
   std::fprintf(stderr, "txt2vid: %s\n", error.what());

@@ -23,10 +23,6 @@ int main(int argc, char** argv) try {
     const auto colours = result.images[i].expand({3, -1, -1});  // of greys too
     deepcache::save_png(colours, std::string(argv[3]) + "-" + std::to_string(i) + ".png");
   }
-
-  const auto stats = helper.stats();
-  std::printf("%lld full and %lld cached steps\n", static_cast<long long>(stats.full_steps),
-              static_cast<long long>(stats.cached_steps));
   return 0;
 } catch (const std::exception& error) {
   std::fprintf(stderr, "unconditional: %s\n", error.what());

@@ -19,6 +19,7 @@ SCRIPTS = (
     "ddpm.py",
     "class_conditional.py",
     "svd.py",
+    "text_to_video_zero.py",
     "prompts.py",
     "macs.py",
     "images.py",

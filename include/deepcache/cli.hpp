@@ -58,7 +58,8 @@ inline void add_request_flags(CLI::App& app, Options& o) {
 }
 
 inline void add_cache_flags(CLI::App& app, Options& o) {
-  app.add_option("--cache-interval", o.request.cache.cache_interval, "A full step every N; 1: always")
+  app.add_option("--cache-interval", o.request.cache.cache_interval,
+                 "Full at every Nth call of the UNet (a step, but for Heun); 1: always")
       ->capture_default_str();
   app.add_option("--cache-branch-id", o.request.cache.cache_branch_id, "Skip branch to cut at; 0: shallowest")
       ->capture_default_str();

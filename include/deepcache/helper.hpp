@@ -37,7 +37,7 @@ enum class SkipMode { kUniform, kQuad, kCenter };
 
 /// Defaults are those of Python's DeepCacheSDHelper.set_params.
 struct CacheParams {
-  std::int64_t cache_interval = 1;   ///< a full step every so many, 1 or above; 1 caches nothing
+  std::int64_t cache_interval = 1;   ///< a full one in so many calls of the UNet (Heun makes two a step); 1: all
   std::int64_t cache_branch_id = 0;  ///< the skip concatenation to cut at, counted back from the output
   std::string cache_module = {};     ///< if not empty, names the place instead: "up_blocks.3.resnets.2", or its end
   SkipMode skip_mode = SkipMode::kUniform;

@@ -7,7 +7,9 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <sstream>
 #include <system_error>
+#include <utility>
 
 #include "error.hpp"
 
@@ -40,9 +42,10 @@ std::ifstream open_file(const std::filesystem::path& file) {
 
 std::string read_file(const std::filesystem::path& file) {
   auto stream = open_file(file);
-  std::string bytes((std::istreambuf_iterator<char>(stream)), {});
+  std::ostringstream bytes;
+  bytes << stream.rdbuf();
   check_data(!stream.bad(), "can't read {}", file.string());
-  return bytes;
+  return std::move(bytes).str();
 }
 
 nlohmann::json read_json(const std::filesystem::path& file) {

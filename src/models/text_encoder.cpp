@@ -17,14 +17,6 @@ std::vector<Value> chunk_of(const std::vector<Value>& values, std::int64_t index
   return {values.begin() + begin, values.begin() + std::min(begin + room, size)};
 }
 
-void warn_of_cut(const PromptTokens& prompt, std::int64_t room, const CLIPTokenizer& tokenizer) {
-  const auto count = static_cast<std::int64_t>(prompt.ids.size());
-  if (count <= room) return;
-  const std::vector cut(prompt.ids.begin() + room, prompt.ids.end());
-  log(LogLevel::kWarning, fmt::format("the prompt has {} tokens, the model reads the first {}; this was cut: \"{}\"",
-                                      count, room, tokenizer.decode(cut)));
-}
-
 }  // namespace
 
 TextEncoder::TextEncoder(const ModelPackage& package, const std::string& suffix, torch::Device device)
@@ -46,8 +38,16 @@ PromptTokens TextEncoder::tokenize(const std::string& text, bool weighting) cons
   return tokens;
 }
 
+void TextEncoder::warn_of_cut(const PromptTokens& prompt, std::int64_t chunks, std::string_view name) const {
+  const auto count = static_cast<std::int64_t>(prompt.ids.size());
+  const auto room = chunks * chunk_room();
+  if (count <= room) return;
+  const std::vector cut(prompt.ids.begin() + room, prompt.ids.end());
+  log(LogLevel::kWarning, fmt::format("the {} has {} tokens, the model reads the first {}; this was cut: \"{}\"", name,
+                                      count, room, tokenizer_.decode(cut)));
+}
+
 TextEncoder::Output TextEncoder::operator()(const std::vector<PromptTokens>& prompts, std::int64_t chunks) const {
-  for (const auto& prompt : prompts) warn_of_cut(prompt, chunks * chunk_room(), tokenizer_);
   std::vector<torch::Tensor> states, weights;
   torch::Tensor pooled;
   for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {

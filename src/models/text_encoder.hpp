@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/torchscript.hpp"
@@ -38,7 +39,10 @@ class TextEncoder {
   /// Tokens that one chunk has room for, 75 in Stable Diffusion.
   std::int64_t chunk_room() const { return tokenizer_.model_max_length() - 2; }
 
-  /// Reads prompts in so many chunks, each with its own start and end token; warns of what doesn't fit.
+  /// Logs a warning if so many chunks don't hold the prompt, which it calls `name`.
+  void warn_of_cut(const PromptTokens& prompt, std::int64_t chunks, std::string_view name) const;
+
+  /// Reads prompts in so many chunks, each with its own start and end token; what doesn't fit is left out.
   Output operator()(const std::vector<PromptTokens>& prompts, std::int64_t chunks) const;
 
   std::int64_t num_layers() const { return num_layers_; }

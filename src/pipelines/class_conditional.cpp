@@ -13,6 +13,7 @@
 #include "log.hpp"
 #include "models/autoencoder.hpp"
 #include "models/model_package.hpp"
+#include "pipelines/checks.hpp"
 #include "pipelines/denoising_loop.hpp"
 #include "pipelines/scheduler_source.hpp"
 
@@ -58,10 +59,9 @@ const ModelPackage& check_package(const ModelPackage& package, const std::filesy
 }
 
 std::int64_t latent_side(std::int64_t pixels, const char* name, const Traits& traits) {
-  check_argument(pixels >= 0 && pixels % traits.vae_factor == 0,
-                 "{} must be a multiple of {}, or 0 for the model's own {}, got {}", name, traits.vae_factor,
-                 traits.sample_size * traits.vae_factor, pixels);
-  return pixels == 0 ? traits.sample_size : pixels / traits.vae_factor;
+  if (pixels == 0) return traits.sample_size;
+  check_side(pixels, name, traits.vae_factor);
+  return pixels / traits.vae_factor;
 }
 
 std::vector<std::int64_t> shape_of_latents(std::size_t num_labels, const ClassConditionalParams& params,
@@ -81,14 +81,7 @@ void check_request(const std::vector<std::int64_t>& class_labels, const ClassCon
                  params.num_images_per_label);
   check_argument(std::isfinite(params.guidance_scale), "guidance_scale must be a finite number, got {}",
                  params.guidance_scale);
-  check_argument(params.eta >= 0 && params.eta <= 1, "eta must be 0 to 1, got {}", params.eta);
-  const auto shape = shape_of_latents(class_labels.size(), params, traits);
-  check_argument(params.seeds.size() == 1 || std::cmp_equal(params.seeds.size(), shape[0]),
-                 "there must be one seed, or one for each of the {} images, got {}", shape[0], params.seeds.size());
-  if (params.latents.defined())
-    check_argument(params.latents.sizes() == shape && params.latents.is_floating_point(),
-                   "latents must be floating-point values of shape [{}], got {}", fmt::join(shape, ", "),
-                   c10::str(params.latents.scalar_type(), " ", params.latents.sizes()));
+  check_start(params.seeds, params.latents, shape_of_latents(class_labels.size(), params, traits));
 }
 
 }  // namespace
@@ -153,6 +146,7 @@ struct ClassConditionalPipeline::Impl {
   UNet unet;
   Autoencoder vae;
   Traits traits;
+  std::string model_type = "ldm";
 };
 
 ClassConditionalPipeline::ClassConditionalPipeline(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -212,7 +206,7 @@ std::string ClassConditionalPipeline::scheduler_name() const {
 }
 
 std::string ClassConditionalPipeline::model_type() const {
-  return "ldm";
+  return impl_->model_type;
 }
 
 UNet ClassConditionalPipeline::unet() const {

@@ -32,8 +32,10 @@ Stage refiner_stage(const StableDiffusionPipeline& pipe, const GenerateRequest& 
   if (pipe.model_type().ends_with("-inpaint")) params.mask = torch::Tensor();
   params.control_images.clear();
   params.strength.reset();
-  params.prompt_2.reset();  // it has one text encoder
-  params.negative_prompt_2.reset();
+  if (request.refiner->model_type() == "sdxl-refiner") {  // it has one text encoder
+    params.prompt_2.reset();
+    params.negative_prompt_2.reset();
+  }
   params.image = torch::zeros(pipe.latent_shape(1, params));
   params.denoising_start = request.refiner_start;
   return {*request.refiner, params};

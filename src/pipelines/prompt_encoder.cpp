@@ -54,6 +54,13 @@ std::int64_t PromptEncoder::chunks_needed(const Tokens& tokens) const {
   return chunks;
 }
 
+void PromptEncoder::warn_of_cut(const Tokens& tokens, std::int64_t chunks, const std::string& name,
+                                bool has_second) const {
+  for (const auto& prompt : tokens.front()) encoders_.front().warn_of_cut(prompt, chunks, name);
+  if (has_second && encoders_.size() == 2)
+    for (const auto& prompt : tokens.back()) encoders_.back().warn_of_cut(prompt, chunks, "second " + name);
+}
+
 PromptEmbeddings PromptEncoder::encode(const Tokens& tokens, std::int64_t chunks, std::int64_t clip_skip,
                                        bool weighting) const {
   PromptEmbeddings embeddings;
@@ -75,6 +82,8 @@ EncodedPrompts PromptEncoder::encode(const std::vector<std::string>& prompts,
   const auto negative_tokens = guided ? tokenize_negative(params) : Tokens(encoders_.size());
   const auto chunks =
       std::min(params.max_prompt_chunks, std::max(chunks_needed(tokens), chunks_needed(negative_tokens)));
+  warn_of_cut(tokens, chunks, "prompt", params.prompt_2.has_value());
+  if (guided) warn_of_cut(negative_tokens, chunks, "negative prompt", params.negative_prompt_2.has_value());
   EncodedPrompts result{.prompts = encode(tokens, chunks, params.clip_skip, params.prompt_weighting), .negative = {}};
   if (!guided) return result;
   result.negative = encode(negative_tokens, chunks, 0, params.prompt_weighting);  // Python skips no layers here either

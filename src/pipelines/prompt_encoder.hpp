@@ -45,6 +45,7 @@ class PromptEncoder {
                   bool weighting) const;
   Tokens tokenize_negative(const StableDiffusionParams& params) const;
   std::int64_t chunks_needed(const Tokens& tokens) const;
+  void warn_of_cut(const Tokens& tokens, std::int64_t chunks, const std::string& name, bool has_second) const;
   PromptEmbeddings encode(const Tokens& tokens, std::int64_t chunks, std::int64_t clip_skip, bool weighting) const;
 
   std::vector<TextEncoder> encoders_;

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "error.hpp"
+#include "pipelines/checks.hpp"
 
 namespace deepcache {
 namespace {
@@ -14,17 +15,6 @@ namespace {
 /// Pixels to a value of the image: 1, or those of a latent.
 std::int64_t pixels_a_value(const StableDiffusionParams& params, const ModelTraits& traits) {
   return holds_latents(params, traits) ? traits.vae_scale_factor : 1;
-}
-
-std::string shape(const torch::Tensor& tensor) {
-  return fmt::format("{} [{}]", c10::toString(tensor.scalar_type()), fmt::join(tensor.sizes(), ", "));
-}
-
-void check_side(std::int64_t pixels, const char* name, std::int64_t factor) {
-  const auto below = std::max<std::int64_t>(1, pixels / factor) * factor;
-  check_argument(pixels > 0 && pixels % factor == 0,
-                 "{} must be a positive multiple of {} for this model; the nearest to {} are {} and {}", name, factor,
-                 pixels, below, below + factor);
 }
 
 void check_share(const std::optional<double>& value, const char* name) {
@@ -40,7 +30,7 @@ void check_picture(const torch::Tensor& picture, const char* name, std::int64_t 
   const bool fits = (picture.dim() == 3 || picture.dim() == 4) && picture.size(-3) == channels &&
                     picture.size(-2) == height && picture.size(-1) == width && picture.is_floating_point();
   check_argument(fits, "{} must hold floating-point values of shape [{}, {}, {}], or several, got {}", name, channels,
-                 height, width, shape(picture));
+                 height, width, describe(picture));
   check_argument(picture.dim() == 3 || (picture.size(0) > 0 && batch % picture.size(0) == 0),
                  "{} must hold one picture, or a number that divides the {} to make, got {}", name, batch,
                  picture.size(0));
@@ -98,6 +88,26 @@ void check_guidance(const StableDiffusionParams& params) {
                  *params.guidance_scale);
   check_argument(params.guidance_rescale >= 0 && params.guidance_rescale <= 1,
                  "guidance_rescale must be 0 to 1, got {}", params.guidance_rescale);
+}
+
+bool is_set(const std::optional<ImageSize>& size) {
+  return size && (size->height != 0 || size->width != 0);
+}
+
+/// What SDXL is told besides the prompt.
+void check_micro_conditioning(const StableDiffusionParams& params, const ModelTraits& traits) {
+  const StableDiffusionParams defaults;
+  check_argument(traits.is_xl || !(params.original_size || params.target_size || params.negative_original_size ||
+                                   params.negative_target_size || is_set(params.crops_coords_top_left) ||
+                                   is_set(params.negative_crops_coords_top_left)),
+                 "the sizes and crops that a model is told of are SDXL's; this isn't one");
+  check_argument(traits.has_aesthetics_score || (params.aesthetic_score == defaults.aesthetic_score &&
+                                                 params.negative_aesthetic_score == defaults.negative_aesthetic_score),
+                 "aesthetic scores are of SDXL's refiner; this isn't one, got {} and {}", params.aesthetic_score,
+                 params.negative_aesthetic_score);
+  check_argument(std::isfinite(params.aesthetic_score) && std::isfinite(params.negative_aesthetic_score),
+                 "aesthetic scores must be finite numbers, got {} and {}", params.aesthetic_score,
+                 params.negative_aesthetic_score);
 }
 
 void check_parts(const StableDiffusionParams& params) {
@@ -163,20 +173,12 @@ void check_request(const std::vector<std::string>& prompts, const StableDiffusio
   check_side(params.height, "height", traits.vae_scale_factor);
   check_side(params.width, "width", traits.vae_scale_factor);
   check_guidance(params);
-  check_argument(params.eta >= 0 && params.eta <= 1, "eta must be 0 to 1, got {}", params.eta);
   const auto latents = latent_shape(prompts.size(), params, traits);
-  check_argument(params.seeds.size() == 1 || params.seeds.size() == static_cast<std::size_t>(latents[0]),
-                 "there must be one seed, or one for each of the {} images, got {}", latents[0], params.seeds.size());
-  if (params.latents.defined())
-    check_argument(params.latents.sizes() == latents && params.latents.is_floating_point(),
-                   "latents must be floating-point values of shape [{}], got {}", fmt::join(latents, ", "),
-                   shape(params.latents));
+  check_start(params.seeds, params.latents, latents);
   check_parts(params);
   check_image(params, traits, latents[0]);
   check_control_images(params, traits, prompts.size());
-  check_argument(traits.is_xl || !(params.original_size || params.target_size || params.negative_original_size ||
-                                   params.negative_target_size),
-                 "the sizes that a model is told of are SDXL's; this isn't one");
+  check_micro_conditioning(params, traits);
 }
 
 }  // namespace deepcache

@@ -18,9 +18,4 @@ std::unique_ptr<Scheduler> SchedulerSource::make(std::string_view class_name) co
   }
 }
 
-void check_eta(double eta, const Scheduler& scheduler) {
-  check_argument(eta == 0 || scheduler.has_ddim_options(), "eta is an option of DDIM; {} has none, got {}",
-                 scheduler.name(), eta);
-}
-
 }  // namespace deepcache

@@ -24,7 +24,4 @@ class SchedulerSource {
   std::string config_;
 };
 
-/// Throws std::invalid_argument for an eta other than 0 if the scheduler has no use for it.
-void check_eta(double eta, const Scheduler& scheduler);
-
 }  // namespace deepcache

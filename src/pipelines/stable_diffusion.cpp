@@ -12,6 +12,7 @@
 #include "log.hpp"
 #include "models/autoencoder.hpp"
 #include "models/model_package.hpp"
+#include "pipelines/checks.hpp"
 #include "pipelines/controlnets.hpp"
 #include "pipelines/denoising_loop.hpp"
 #include "pipelines/prepare_latents.hpp"
@@ -30,6 +31,22 @@ const ModelPackage& check_family(const ModelPackage& package, const std::filesys
              "{} holds a model of family \"{}\"; this pipeline runs {}", folder.string(), package.family(),
              fmt::join(kFamilies, ", "));
   return package;
+}
+
+/// That the UNet reads as many numbers besides the pooled embedding as this kind of SDXL is told.
+void check_time_ids(const ModelPackage& package, const ModelTraits& traits) {
+  const auto pooled = package.read("text_encoder_2/config.json", [](const ConfigReader& config) {
+    return config.integer("projection_dim", 1280, 1, 1000000);
+  });
+  package.read("unet/config.json", [&](const ConfigReader& config) {
+    const auto width = config.integer("projection_class_embeddings_input_dim", 2816, 1, 1000000);
+    const auto ids = config.integer("addition_time_embed_dim", 256, 1, 1000000) * (traits.has_aesthetics_score ? 5 : 6);
+    check_data(width == pooled + ids,
+               "projection_class_embeddings_input_dim must be text_encoder_2's {} and {} for sizes, crops and, with "
+               "requires_aesthetics_score in model_index.json, a score; got {}",
+               pooled, ids, width);
+    return 0;
+  });
 }
 
 ModelTraits read_traits(const ModelPackage& package, const UNet& unet, const Autoencoder& vae) {
@@ -51,6 +68,7 @@ ModelTraits read_traits(const ModelPackage& package, const UNet& unet, const Aut
                traits.in_channels);
     return 0;
   });
+  if (traits.is_xl) check_time_ids(package, traits);
   return traits;
 }
 
@@ -186,9 +204,8 @@ bool StableDiffusionPipeline::shares_latents_with(const StableDiffusionPipeline&
 
 torch::Tensor StableDiffusionPipeline::decode(const torch::Tensor& latents, const VaeOptions& options) const {
   const auto channels = impl_->traits.latent_channels;
-  check_argument(latents.dim() == 4 && latents.size(1) == channels && latents.is_floating_point(),
-                 "latents must be floating-point values of shape [B, {}, h, w], got {} [{}]", channels,
-                 c10::toString(latents.scalar_type()), fmt::join(latents.sizes(), ", "));
+  check_argument(latents.defined() && latents.dim() == 4 && latents.size(1) == channels && latents.is_floating_point(),
+                 "latents must be floating-point values of shape [B, {}, h, w], got {}", channels, describe(latents));
   impl_->vae.prepare(options, false);
   const torch::NoGradGuard no_grad;
   return impl_->vae.decode(latents, options);

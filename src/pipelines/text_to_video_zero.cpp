@@ -156,6 +156,7 @@ struct TextToVideoZeroPipeline::Impl {
   UNet unet;
   Autoencoder vae;
   ModelTraits traits;
+  std::string model_type = "text2video-zero";
 };
 
 TextToVideoZeroPipeline::TextToVideoZeroPipeline(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -200,7 +201,7 @@ std::string TextToVideoZeroPipeline::scheduler_name() const {
 }
 
 std::string TextToVideoZeroPipeline::model_type() const {
-  return "text2video-zero";
+  return impl_->model_type;
 }
 
 UNet TextToVideoZeroPipeline::unet() const {

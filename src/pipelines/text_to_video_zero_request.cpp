@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "error.hpp"
-#include "pipelines/scheduler_source.hpp"
+#include "pipelines/checks.hpp"
 
 namespace deepcache {
 namespace {
@@ -32,8 +32,8 @@ void check_mask(const TextToVideoZeroParams& params) {
   if (!mask.defined()) return;
   const std::vector<std::int64_t> sizes{params.video_length, 1, params.height, params.width};
   check_argument(mask.sizes() == sizes && mask.is_floating_point(),
-                 "foreground_mask must hold floating-point values of shape [{}], got {} [{}]", fmt::join(sizes, ", "),
-                 c10::toString(mask.scalar_type()), fmt::join(mask.sizes(), ", "));
+                 "foreground_mask must hold floating-point values of shape [{}], got {}", fmt::join(sizes, ", "),
+                 describe(mask));
   const auto least = mask.min().item<double>(), most = mask.max().item<double>();
   check_argument(least >= 0 && most <= 1, "foreground_mask must hold values from 0 to 1, got {} to {}", least, most);
 }

@@ -8,6 +8,7 @@
 #include "deepcache/scheduler.hpp"
 #include "error.hpp"
 #include "models/model_package.hpp"
+#include "pipelines/checks.hpp"
 #include "pipelines/denoising_loop.hpp"
 #include "pipelines/scheduler_source.hpp"
 
@@ -79,18 +80,10 @@ struct UnconditionalPipeline::Impl {
   /// All that can be wrong with a request is found here, before anything is computed.
   void check(const UnconditionalParams& params) const {
     check_argument(params.batch_size >= 1, "batch_size must be 1 or above, got {}", params.batch_size);
-    check_argument(params.eta >= 0 && params.eta <= 1, "eta must be 0 to 1, got {}", params.eta);
-    check_argument(scheduler->has_ddim_options() || (params.eta == 0 && !params.use_clipped_model_output),
-                   "eta and use_clipped_model_output are options of DDIM; {} has none, got {} and {}",
-                   scheduler->name(), params.eta, params.use_clipped_model_output);
-    check_argument(params.seeds.size() == 1 || std::cmp_equal(params.seeds.size(), params.batch_size),
-                   "there must be one seed, or one for each of the {} pictures, got {}", params.batch_size,
-                   params.seeds.size());
-    const auto sizes = latent_shape(params);
-    if (params.latents.defined())
-      check_argument(params.latents.sizes() == sizes && params.latents.is_floating_point(),
-                     "latents must be floating-point values of shape [{}], got {} [{}]", fmt::join(sizes, ", "),
-                     c10::toString(params.latents.scalar_type()), fmt::join(params.latents.sizes(), ", "));
+    check_eta(params.eta, *scheduler);
+    check_argument(scheduler->has_ddim_options() || !params.use_clipped_model_output,
+                   "use_clipped_model_output is an option of DDIM; {} has none", scheduler->name());
+    check_start(params.seeds, params.latents, latent_shape(params));
     scheduler->clone()->set_timesteps(*params.num_inference_steps);  // not the pipeline's own, which may be in a run
   }
 

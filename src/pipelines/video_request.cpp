@@ -5,21 +5,10 @@
 #include <string>
 
 #include "error.hpp"
+#include "pipelines/checks.hpp"
 
 namespace deepcache {
 namespace {
-
-std::string text_of(const torch::Tensor& tensor) {
-  if (!tensor.defined()) return "none";
-  return fmt::format("{} [{}]", c10::toString(tensor.scalar_type()), fmt::join(tensor.sizes(), ", "));
-}
-
-void check_side(std::int64_t pixels, const char* name, std::int64_t factor) {
-  const auto below = std::max<std::int64_t>(1, pixels / factor) * factor;
-  check_argument(pixels > 0 && pixels % factor == 0,
-                 "{} must be a positive multiple of {} for this model; the nearest to {} are {} and {}", name, factor,
-                 pixels, below, below + factor);
-}
 
 void check_image(const torch::Tensor& image) {
   constexpr std::int64_t kLeast = 2;  // of a side: smoothing reflects at the edges
@@ -28,7 +17,7 @@ void check_image(const torch::Tensor& image) {
   check_argument(fits,
                  "image must hold floating-point values of shape [3, H, W], or several, [n, 3, H, W], of {} pixels a "
                  "side or more; got {}",
-                 kLeast, text_of(image));
+                 kLeast, describe(image));
   const auto least = image.min().item<double>();
   const auto most = image.max().item<double>();
   check_argument(least >= 0 && most <= 1, "image must hold values from 0 to 1, got {} to {}", least, most);
@@ -80,12 +69,7 @@ void check_request(const torch::Tensor& image, const StableVideoDiffusionParams&
   check_conditions(params);
   check_image(image);
   const auto latents = latent_shape(image.dim() == 4 ? image.size(0) : 1, params, traits);
-  check_argument(params.seeds.size() == 1 || params.seeds.size() == static_cast<std::size_t>(latents[0]),
-                 "there must be one seed, or one for each of the {} videos, got {}", latents[0], params.seeds.size());
-  if (params.latents.defined())
-    check_argument(params.latents.sizes() == latents && params.latents.is_floating_point(),
-                   "latents must be floating-point values of shape [{}], got {}", fmt::join(latents, ", "),
-                   text_of(params.latents));
+  check_start(params.seeds, params.latents, latents);
 }
 
 }  // namespace deepcache

@@ -57,8 +57,8 @@ class ControlNetExportTest(unittest.TestCase):
         edit_json(source / "config.json", **settings)
         return source
 
-    def expect_refused(self, source, message):
-        code, printed = run(source, source.parent / "package")
+    def expect_refused(self, source, message, *options):
+        code, printed = run(source, source.parent / "package", *options)
         self.assertEqual(code, 2, printed)
         self.assertRegex(printed, message)
         self.assertEqual([entry.name for entry in source.parent.iterdir()], ["source"])
@@ -121,10 +121,19 @@ class ControlNetExportTest(unittest.TestCase):
         ).save_pretrained(source)
         self.expect_refused(source, "UNet2DConditionModel isn't known")
 
+    def test_options_of_pipelines(self):
+        for option in "--lora", "--textual-inversion", "--config":
+            self.expect_refused(self.changed(), f"a ControlNet takes no {option}", option, "x.safetensors")
+
     def test_missing_weights(self):
         source = self.changed()
         (source / "diffusion_pytorch_model.safetensors").unlink()
         self.expect_refused(source, "can't load")
+
+    def test_outputs_of_another_kind_differ(self):
+        for other in torch.zeros(3), torch.zeros(2, dtype=torch.float16):
+            with self.assertRaisesRegex(tracing.CheckError, r"x: got .*, the pipeline gives torch.float32 \[2\]"):
+                tracing.difference(other, torch.zeros(2), "x")
 
     def test_network_that_differs_leaves_no_package(self):
         source, check = self.changed(), tracing.difference

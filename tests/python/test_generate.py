@@ -186,6 +186,23 @@ class OutputTest(GenerateTest):
         self.assertRegex(result.stdout, "faster, PSNR")
         self.assertLessEqual({"c.png", "output.png", "output-uncached.png"}, {f.name for f in self.folder.iterdir()})
 
+    def test_reports_say_what_was_asked(self):
+        self.latents(
+            "sdxl", "--prompt-2", "sun", "--negative-prompt", "blue", "--negative-prompt-2", "moon", "--clip-skip", 1,
+            "--guidance-rescale", 0.7, "--eta", 0.5, "--scheduler", "ddim", "--report", "r.json",
+        )  # fmt: skip
+        request = json.loads((self.folder / "r.json").read_text())["request"]
+        expected = {
+            "prompt_2": "sun", "negative_prompt": "blue", "negative_prompt_2": "moon", "clip_skip": 1,
+            "guidance_rescale": 0.7, "eta": 0.5,
+        }  # fmt: skip
+        self.assertEqual({key: request[key] for key in expected}, expected)
+        for flag, other in ("tiling", "slicing"), ("slicing", "tiling"):
+            self.latents("sd1", f"--vae-{flag}", "--report", "r.json")
+            request = json.loads((self.folder / "r.json").read_text())["request"]
+            self.assertTrue(request[f"vae_{flag}"])
+            self.assertNotIn(f"vae_{other}", request)
+
     def test_any_model_of_the_same_latents_goes_on(self):
         alone = self.latents("sd1")
         pair = self.latents("sd1", "--refiner", PACKAGES / "sd2", "--report", "r.json")
@@ -199,6 +216,7 @@ class OutputTest(GenerateTest):
             ("sd1", "sd-img2img", ("-i", "i.png")),
             ("sd1_inpaint", "sd-inpaint", ("-i", "i.png", "--mask", "m.png")),
             ("sdxl", "sdxl", ()),
+            ("sd2", "sd2.1", ()),
             ("sdxl", "sdxl-inpaint", ("-i", "i.png", "--mask", "m.png")),
         ):
             self.latents(model, "--model_type", name, *arguments)
@@ -257,6 +275,7 @@ class BadInputTest(GenerateTest):
         self.expect_refused("needs a mask too", "sd1_inpaint", "-i", "i.png")
         self.expect_refused("this model refines pictures", "sdxl_refiner")
         self.expect_refused("requires", "sdxl", "--refiner-start", 0.5)
+        self.expect_refused('family "controlnet", which isn\'t one that paints', "controlnet_sd1")
         self.expect_refused("eta is an option of DDIM", "sd1", "--eta", 0.5, "--scheduler", "euler")
 
     def test_model_types(self):

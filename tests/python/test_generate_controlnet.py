@@ -116,6 +116,7 @@ class ControlNetTest(GenerateTest):
 
     def test_bad_input(self):
         (self.folder / "text.png").write_text("hello")
+        Image.new("RGB", (2056, 2056)).save(self.folder / "large.png")
         one = self.flags("controlnet_sd1")
         for message, model, *arguments in (
             ("is for another UNet: its encoder_hidden_states has width 32, this UNet's has 48", "sd2", *one),
@@ -128,6 +129,9 @@ class ControlNetTest(GenerateTest):
             ("requires", "sd1", "--control-image", "c.png"),
             ("requires", "sd1", *one[:2], "--control-scale", 0.5),
             ("text.png is neither a PNG nor a JPEG", "sd1", *self.flags("controlnet_sd1", image="text.png")),
+            ("no such file: absent.png", "sd1", *self.flags("controlnet_sd1", image="absent.png")),
+            ("large.png has 2056x2056 pixels: say which width and height",
+             "sd1", *self.flags("controlnet_sd1", image="large.png")),
             ("--control-scale must be given for each of the 1 control images, or not at all; got 2",
              "sd1", *one, "--control-scale", 1, "--control-scale", 2),
             ("guidance_start must be 0 or above, and below guidance_end", "sd1", *one, "--control-start", 1),

@@ -53,16 +53,22 @@ class ImageToVideoTest(FamiliesTest):
     SMALL = "-i", "i.png", "-W", 32, "-H", 32, "--num-frames", 3
 
     def test_a_video(self):
-        report = self.report("svd", *self.SMALL, "--steps", 4, "--fps", 5, "--motion-bucket-id", 90, "-o", "v.png")
+        report = self.report(
+            "svd", *self.SMALL, "--steps", 4, "--fps", 5, "--motion-bucket-id", 90, "-o", "v.png",
+            "--model_type", "svd", "--decode-chunk-size", 2, "--noise-aug-strength", 0.1,
+            "--min-guidance-scale", 1.5, "--max-guidance-scale", 2.5,
+        )  # fmt: skip
         self.assertEqual(self.files(), ["v.png"])
         with Image.open(self.folder / "v.png") as video:
             self.assertEqual((video.n_frames, video.size, video.info["duration"]), (3, (32, 32), 200))
             text = video.text["parameters"]
         self.assertTrue(text.startswith("i.png\nSteps: 4, Sampler: EulerDiscreteScheduler, "), text)
         request = report["request"]
-        self.assertEqual(
-            [request[key] for key in ("image", "fps", "num_frames", "motion_bucket_id")], ["i.png", 5, 3, 90]
-        )
+        expected = {
+            "image": "i.png", "fps": 5, "num_frames": 3, "motion_bucket_id": 90, "decode_chunk_size": 2,
+            "noise_aug_strength": 0.1, "min_guidance_scale": 1.5, "max_guidance_scale": 2.5,
+        }  # fmt: skip
+        self.assertEqual({key: request[key] for key in expected}, expected)
         self.expect_modes(report, "fccf")
 
     def test_comparison_and_several_videos(self):
@@ -91,10 +97,13 @@ class TextToVideoTest(FamiliesTest):
         report = self.report(
             "text_to_video_zero", "-p", "red heart", "-W", 64, "-H", 64, "--steps", 8, "--t0", 4, "--t1", 6,
             "--num-frames", 3, "--cache-interval", 2, "-o", "v.png", "--save-latents", "l.pt",
+            "--motion-field-strength-x", 5, "--motion-field-strength-y", 7, "--model_type", "text2video-zero",
         )  # fmt: skip
         with Image.open(self.folder / "v.png") as video:
             self.assertEqual((video.n_frames, video.size, video.info["duration"]), (3, (64, 64), 250))
         self.assertEqual(torch.load(self.folder / "l.pt").shape, (3, 4, 8, 8))
+        asked = [report["request"][f"motion_field_strength_{axis}"] for axis in "xy"]
+        self.assertEqual(asked, [5, 7])
         self.expect_modes(report, "f" + "fc" + "fcfcfcf")  # to t1, to t0, and from t1 on
         self.assertEqual(len(report["steps"]), report["totals"]["full_steps"] + report["totals"]["cached_steps"])
 

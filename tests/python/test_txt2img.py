@@ -154,7 +154,13 @@ class OutputTest(Txt2ImgTest):
         ):
             printed = self.run_well("--steps", 1, *options, prompt=prompt).stderr
             self.assertIn('25 tokens, the model reads the first 22; this was cut: "heart , sun"', printed)
+            self.assertIn("the prompt has 25", printed)
             self.assertEqual(self.run_well("--steps", 1, "--max-prompt-chunks", 2, *options, prompt=prompt).stderr, "")
+
+    def test_long_negative_prompts_are_warned_about_by_that_name(self):
+        printed = self.run_well("--steps", 1, "-n", "cat " * 22 + "sun").stderr
+        self.assertIn('the negative prompt has 23 tokens, the model reads the first 22; this was cut: "sun"', printed)
+        self.assertNotIn("the prompt has", printed)
 
     def test_prompt_weights(self):
         options, pictures = ("--steps", 1, "--prompt-weighting", "-o", "o.png"), set()

@@ -77,13 +77,13 @@ TEST_F(ClassConditionalTest, LabelsOutOfRange) {
 TEST_F(ClassConditionalTest, ParametersOutOfRange) {
   refuse([](auto& p) { p.num_inference_steps = 0; }, {"inference steps must be from 1 to the 1000", "not 0"});
   refuse([](auto& p) { p.num_inference_steps = 300; }, {"can't make 300 steps", "begin at timestep 1000", "is 250"});
-  refuse([](auto& p) { p.width = 15; }, {"width must be a multiple of 2, or 0 for the model's own 32, got 15"});
-  refuse([](auto& p) { p.height = -2; }, {"height must be a multiple of 2", "got -2"});
+  refuse([](auto& p) { p.width = 15; }, {"width must be a positive multiple of 2", "the nearest to 15 are 14 and 16"});
+  refuse([](auto& p) { p.height = -2; }, {"height must be a positive multiple of 2", "nearest to -2"});
   refuse([](auto& p) { p.num_images_per_label = 0; }, {"num_images_per_label must be 1 or above, got 0"});
   refuse([](auto& p) { p.guidance_scale = std::nan(""); }, {"guidance_scale must be a finite number"});
   refuse([](auto& p) { p.eta = 1.5; }, {"eta must be 0 to 1, got 1.5"});
   refuse([](auto& p) { p.eta = -0.1; }, {"eta must be 0 to 1, got -0.1"});
-  refuse([](auto& p) { p.seeds = {}; }, {"one seed, or one for each of the 1 images, got 0"});
+  refuse([](auto& p) { p.seeds = {}; }, {"one seed, or one for each of the batch's 1, got 0"});
   refuse([](auto& p) { p.seeds = {1, 2}; }, {"got 2"});
   refuse([](auto& p) { p.latents = torch::ones({1, 3, 8, 9}); }, {"shape [1, 3, 8, 8], got Float [1, 3, 8, 9]"});
   refuse([](auto& p) { p.latents = torch::ones({1, 3, 8, 8}, torch::kLong); }, {"floating-point", "got Long"});

@@ -1,13 +1,17 @@
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <deepcache/deepcache.hpp>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "edited_package.hpp"
 #include "expect_error.hpp"
 
 namespace deepcache {
 namespace {
+
+const std::filesystem::path kPackages = std::filesystem::path(DEEPCACHE_TEST_DATA) / "packages";
 
 /// Two steps of 64x64 pixels: quick.
 StableDiffusionParams quick() {
@@ -21,8 +25,7 @@ class PipelineTest : public testing::Test {
     edit(params);
     expect_error<std::invalid_argument>([&] { pipe("red heart", params); }, parts);
   }
-  StableDiffusionPipeline pipe =
-      StableDiffusionPipeline::load(std::filesystem::path(DEEPCACHE_TEST_DATA) / "packages/one_layer");
+  StableDiffusionPipeline pipe = StableDiffusionPipeline::load(kPackages / "one_layer");
 };
 
 TEST_F(PipelineTest, ShapesAndRanges) {
@@ -147,7 +150,7 @@ TEST_F(PipelineTest, TilesNeedPixels) {
 
 TEST_F(PipelineTest, LatentsThatCannotBeDecoded) {
   for (const auto& latents :
-       {torch::zeros({4, 8, 8}), torch::zeros({1, 3, 8, 8}), torch::zeros({1, 4, 8, 8}, torch::kLong)})
+       {torch::Tensor(), torch::zeros({4, 8, 8}), torch::zeros({1, 3, 8, 8}), torch::zeros({1, 4, 8, 8}, torch::kLong)})
     expect_error<std::invalid_argument>([&] { pipe.decode(latents); }, {"latents must be", "[B, 4, h, w], got"});
 }
 
@@ -161,6 +164,53 @@ TEST_F(PipelineTest, ValidatingDuringARunLeavesItAlone) {
     return true;
   };
   EXPECT_TRUE(pipe("red heart", params).latents.equal(expected));
+}
+
+TEST_F(PipelineTest, ModelTypesAreToldByTheTextEncodersWidth) {
+  const TemporaryFolder folder;
+  for (const auto& [width, type] : {std::pair{768, "sd1.5"}, {1024, "sd2.1"}, {64, "sd"}}) {
+    const auto package = edited_package(folder, "one_layer", "unet/config.json",
+                                        [width = width](auto& json) { json["cross_attention_dim"] = width; });
+    EXPECT_EQ(StableDiffusionPipeline::load(package).model_type(), type);
+  }
+}
+
+TEST_F(PipelineTest, WhatSdxlAloneIsTold) {
+  const auto refuse_in = [](StableDiffusionPipeline& pipeline, const std::function<void(StableDiffusionParams&)>& edit,
+                            const std::vector<std::string>& parts) {
+    auto params = quick();
+    edit(params);
+    expect_error<std::invalid_argument>([&] { pipeline.validate({"x"}, params); }, parts);
+  };
+  refuse_in(pipe, [](auto& p) { p.target_size = {.height = 8, .width = 8}; }, {"are SDXL's; this isn't one"});
+  refuse_in(pipe, [](auto& p) { p.crops_coords_top_left = {.height = 0, .width = 8}; }, {"crops", "are SDXL's"});
+  refuse_in(pipe, [](auto& p) { p.aesthetic_score = 7; }, {"of SDXL's refiner; this isn't one, got 7 and 2.5"});
+  auto refiner = StableDiffusionPipeline::load(kPackages / "sdxl_refiner");
+  refuse_in(refiner,
+            [](auto& p) {
+              p.image = torch::zeros({3, p.height, p.width});
+              p.negative_aesthetic_score = std::nan("");
+            },
+            {"aesthetic scores must be finite numbers, got 6 and nan"});
+
+  const TemporaryFolder folder;
+  const auto package =
+      edited_package(folder, "sdxl", "model_index.json", [](auto& json) { json["requires_aesthetics_score"] = true; });
+  expect_error<std::runtime_error>(
+      [&] { StableDiffusionPipeline::load(package); },
+      {"unet/config.json", "projection_class_embeddings_input_dim", "40 and 40", "got 88"});
+}
+
+TEST_F(PipelineTest, InputsThatItDoesNotKnow) {
+  const TemporaryFolder folder;
+  const auto package = edited_package(folder, "one_layer", "deepcache.json", [](auto& json) {
+    const auto file = kPackages / "svd/unet/model.pt";
+    json["files"]["unet/model.pt"] = {{"bytes", std::filesystem::file_size(file)}, {"sha256", sha256(file)}};
+  });
+  std::filesystem::copy_file(kPackages / "svd/unet/model.pt", package / "unet/model.pt",
+                             std::filesystem::copy_options::overwrite_existing);
+  expect_error<std::runtime_error>([&] { StableDiffusionPipeline::load(package); },
+                                   {"the UNet has an input \"added_time_ids\"; this pipeline knows", "text_embeds"});
 }
 
 TEST_F(PipelineTest, ModelsThatItDoesNotKnow) {
@@ -190,7 +240,7 @@ TEST_F(PipelineTest, ParametersOutOfRange) {
   refuse([](auto& p) { p.target_size = ImageSize{64, 64}; }, {"are SDXL's"});
   refuse([](auto& p) { p.negative_prompt.emplace("\xff"); }, {"UTF-8"});
   refuse([](auto& p) { p.eta = 1.5; }, {"eta must be 0 to 1, got 1.5"});
-  refuse([](auto& p) { p.seeds = {}; }, {"one seed, or one for each of the 1 images, got 0"});
+  refuse([](auto& p) { p.seeds = {}; }, {"one seed, or one for each of the batch's 1, got 0"});
   refuse([](auto& p) { p.seeds = {1, 2}; }, {"got 2"});
   refuse([](auto& p) { p.latents = torch::ones({1, 4, 8, 9}); }, {"shape [1, 4, 8, 8], got Float [1, 4, 8, 9]"});
   refuse([](auto& p) { p.latents = torch::ones({1, 4, 8, 8}, torch::kLong); }, {"floating-point", "got Long"});
@@ -238,8 +288,7 @@ TEST(PipelineFamilies, DefaultsAreThoseOfTheTask) {
       {"sdxl", {.image = image, .mask = mask, .control_images = control}, 5.0, 0.9999, 1.0},
   };
   for (const auto& test : cases) {
-    const auto pipe =
-        StableDiffusionPipeline::load(std::filesystem::path(DEEPCACHE_TEST_DATA) / "packages" / test.package);
+    const auto pipe = StableDiffusionPipeline::load(kPackages / test.package);
     const auto resolved = pipe.resolve(test.params);
     EXPECT_EQ(resolved.guidance_scale, test.guidance);
     EXPECT_EQ(resolved.strength, test.strength);

@@ -169,7 +169,7 @@ TEST_F(VideoPipelineTest, ParametersOutOfRange) {
         p.max_guidance_scale = 1;
       },
       {"max_guidance_scale must be above 1 where min_guidance_scale is", "got 1 and 3"});
-  refuse([](auto& p) { p.seeds = {}; }, {"one seed, or one for each of the 1 videos, got 0"});
+  refuse([](auto& p) { p.seeds = {}; }, {"one seed, or one for each of the batch's 1, got 0"});
   refuse([](auto& p) { p.seeds = {1, 2}; }, {"got 2"});
   refuse([](auto& p) { p.latents = torch::ones({1, 4, 8, 8}); }, {"shape [1, 3, 4, 8, 8], got Float [1, 4, 8, 8]"});
   refuse([](auto& p) { p.latents = torch::ones({1, 3, 4, 8, 8}, torch::kLong); }, {"floating-point", "got Long"});

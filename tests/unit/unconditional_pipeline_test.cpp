@@ -134,12 +134,13 @@ TEST_F(UnconditionalPipelineTest, BadParameters) {
   refuse([](auto& params) { params.batch_size = 0; }, {"batch_size must be 1 or above, got 0"});
   refuse([](auto& params) { params.num_inference_steps = 0; }, {"from 1 to the 1000 training timesteps, not 0"});
   refuse([](auto& params) { params.num_inference_steps = 1001; }, {"from 1 to the 1000 training timesteps, not 1001"});
-  refuse([](auto& params) { params.eta = 0.5; }, {"eta and use_clipped_model_output", "DDPMScheduler has none", "0.5"});
-  refuse([](auto& params) { params.use_clipped_model_output = true; }, {"DDPMScheduler has none, got 0 and true"});
+  refuse([](auto& params) { params.eta = 0.5; }, {"eta is an option of DDIM; DDPMScheduler has none, got 0.5"});
+  refuse([](auto& params) { params.use_clipped_model_output = true; },
+         {"use_clipped_model_output is an option of DDIM; DDPMScheduler has none"});
   refuse([](auto& params) { params.eta = 1.5; }, {"eta must be 0 to 1, got 1.5"});
   refuse([](auto& params) { params.eta = std::nan(""); }, {"eta must be 0 to 1, got nan"});
-  refuse([](auto& params) { params.seeds = {}; }, {"one for each of the 1 pictures, got 0"});
-  refuse([](auto& params) { params.seeds = {1, 2}; }, {"one for each of the 1 pictures, got 2"});
+  refuse([](auto& params) { params.seeds = {}; }, {"one for each of the batch's 1, got 0"});
+  refuse([](auto& params) { params.seeds = {1, 2}; }, {"one for each of the batch's 1, got 2"});
   refuse([](auto& params) { params.latents = torch::zeros({1, 3, 8, 8}); }, {"[1, 3, 16, 16], got Float [1, 3, 8, 8]"});
   refuse([](auto& params) { params.latents = torch::zeros({1, 3, 16, 16}, torch::kInt); }, {"got Int [1, 3, 16, 16]"});
 }
