@@ -168,7 +168,7 @@ void add_prompt_flags(CLI::App& app, GenerateFlags& o) {
 }
 
 void add_class_flags(CLI::App& app, GenerateFlags& o) {
-  app.add_option("--class-label", o.class_labels, "Of ImageNet, 0 to 999; may be given several times")
+  app.add_option("--class-label", o.class_labels, "Of ImageNet, 0 to 999 (1000: no class); may be given several times")
       ->allow_extra_args(false);
 }
 
@@ -185,8 +185,8 @@ void add_video_flags(CLI::App& app, GenerateFlags& o) {
   app.add_option("--motion-field-strength-x", o.motion_field_strength_x,
                  "Text to video: pixels from frame to frame, at 512x512; default: 12");
   app.add_option("--motion-field-strength-y", o.motion_field_strength_y, "Likewise");
-  app.add_option("--t0", o.t0, "Text to video: the step where motion is added; default: 44");
-  app.add_option("--t1", o.t1, "Text to video: the step from which frames go their own ways; default: 47");
+  app.add_option("--t0", o.t0, "Text to video: where motion is added, in steps from the end of the run; default: 44");
+  app.add_option("--t1", o.t1, "Text to video: where frames part, in steps from the end of the run; default: 47");
 }
 
 void paint(GenerateFlags& flags) {

@@ -27,6 +27,15 @@ std::optional<std::int64_t> dimension(const ConfigReader& config, std::string_vi
   return config.integer(key, 0, 1, kLargest);
 }
 
+/// Height (0) or width (1) of the sample.
+std::optional<std::int64_t> side(const ConfigReader& config, std::size_t index) {
+  if (!config.is_list("sample_size")) return dimension(config, "sample_size");
+  const auto sides = config.integers("sample_size");
+  check_data(sides.size() == 2 && std::ranges::min(sides) > 0,
+             "sample_size must be a number or [height, width], got [{}]", fmt::join(sides, ", "));
+  return sides[index];
+}
+
 /// Of Stable Video Diffusion, whose embedded time ids have a layer to themselves, and whose prompt is one embedding.
 void add_video_sizes(const ConfigReader& config, InputSizes& sizes) {
   sizes.num_frames = dimension(config, "num_frames");
@@ -41,8 +50,8 @@ void add_video_sizes(const ConfigReader& config, InputSizes& sizes) {
 InputSizes sizes_of_unet(const ConfigReader& config, std::optional<std::int64_t> pooled_dim) {
   constexpr std::int64_t kTimeIds = 6;
   InputSizes sizes{.in_channels = dimension(config, "in_channels"),
-                   .height = dimension(config, "sample_size"),
-                   .width = dimension(config, "sample_size"),
+                   .height = side(config, 0),
+                   .width = side(config, 1),
                    .cross_attention_dim = dimension(config, "cross_attention_dim"),
                    .pooled_dim = pooled_dim};
   if (config.holds("num_frames")) {

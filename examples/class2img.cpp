@@ -13,8 +13,8 @@
 int main(int argc, char** argv) try {
   const std::string_view text = argc == 4 ? argv[2] : "";
   std::int64_t label = 0;
-  const auto [end, error] = std::from_chars(text.begin(), text.end(), label);
-  if (error != std::errc() || end != text.end()) {
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), label);
+  if (error != std::errc() || end != text.data() + text.size()) {
     std::fprintf(stderr, "usage: class2img PACKAGE CLASS_LABEL OUTPUT.png\n");
     return 2;
   }

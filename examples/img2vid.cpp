@@ -13,6 +13,7 @@ int main(int argc, char** argv) try {
     std::fprintf(stderr, "usage: img2vid PACKAGE IMAGE OUTPUT [HEIGHT WIDTH]\n");
     return 2;
   }
+  deepcache::enable_logging();  // says if the picture is stretched
   auto pipe = deepcache::StableVideoDiffusionPipeline::load(argv[1]);
   deepcache::Helper helper(pipe);
   helper.set_params({.cache_interval = 3});

@@ -34,7 +34,7 @@ import transformers
 
 from adapters import adapt, file_of
 from controlnets import is_model_folder, load_controlnet
-from families import FAMILIES, OTHER_FAMILIES, SCHEDULERS, UsageError, load_pipeline, modules, vae_in
+from families import FAMILIES, OTHER_FAMILIES, UsageError, load_pipeline, modules, vae_in
 from latent_diffusion import is_checkpoint, load_latent_diffusion
 from places import check_place, put_in_place
 from stable_video import FAMILIES as STABLE_VIDEO
@@ -246,10 +246,11 @@ def write_package(pipe, family, out, dtype, storage, say, stage):
             # Saved rather than copied: older folders contradict themselves about the padding token.
             getattr(pipe, name).save_pretrained(out / name)
     finish(pipe, family, out, dtype, storage, say, stage)
-    if (scheduler := type(pipe.scheduler).__name__) not in SCHEDULERS:
+    if (scheduler := type(pipe.scheduler).__name__) not in family.schedulers:
         say(
-            f"warning: the package's scheduler is {scheduler}, which the C++ library doesn't have (it has "
-            f"{', '.join(SCHEDULERS)}): name one where it is used, --scheduler {' or '.join(SCHEDULERS.values())}"
+            f"warning: the package's scheduler is {scheduler}, with which the C++ library doesn't run such models (but "
+            f"with {', '.join(family.schedulers)}): name one where it is used, --scheduler "
+            f"{' or '.join(family.schedulers.values())}"
         )
 
 
@@ -258,6 +259,8 @@ def load(source, dtype, variant, config, other_family, adapters):
 
     @throws UsageError, for options that it has no use for too
     """
+    if not source.exists():
+        raise UsageError(f"{source}: no such file or folder")
     if is_checkpoint(source):
         refuse(f"{source}: a checkpoint", {"--variant": variant, "--as": other_family, **adapters})
         return *load_latent_diffusion(source, config, dtype), write_models

@@ -43,6 +43,21 @@ class Network:
     dtype: Callable = lambda pipe: pipe.dtype  # pipeline -> what the network runs in
 
 
+# The schedulers of the C++ library (kClasses in src/schedulers/scheduler.cpp), with its short names for them.
+SCHEDULERS = {
+    "DDIMScheduler": "ddim",
+    "PNDMScheduler": "plms",
+    "DDPMScheduler": "ddpm",
+    "LCMScheduler": "lcm",
+    "DPMSolverMultistepScheduler": "dpm++_2m",
+    "UniPCMultistepScheduler": "unipc",
+    "EulerDiscreteScheduler": "euler",
+    "EulerAncestralDiscreteScheduler": "euler_a",
+    "HeunDiscreteScheduler": "heun",
+    "CompVisDDIMScheduler": "compvis_ddim",
+}
+
+
 @dataclass(frozen=True)
 class Family:
     name: str
@@ -52,6 +67,7 @@ class Family:
     # pipeline, number of steps -> tensors by name, of a short run, the last one a picture; none: export.py's own
     sample: Callable | None = field(kw_only=True, default=None)
     arguments: dict = field(kw_only=True, default_factory=dict)  # further ones of export.py's own run
+    schedulers: dict[str, str] = field(kw_only=True, default_factory=lambda: SCHEDULERS)  # that can run it
     top_level: bool = field(kw_only=True, default=False)  # whether components may lie in the pipeline's own folder
     networks: tuple[Network, ...]  # those of a component that the pipeline lacks are left out
     unsupported: dict[str, tuple[str, ...]]  # settings of a component that must not be set
@@ -344,19 +360,6 @@ OTHER_FAMILIES = {
         "TextToVideoZeroPipeline",
         ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "TextToVideoZeroPipeline"),
     )
-}
-# The schedulers of the C++ library (kClasses in src/schedulers/scheduler.cpp), with its short names for them.
-SCHEDULERS = {
-    "DDIMScheduler": "ddim",
-    "PNDMScheduler": "plms",
-    "DDPMScheduler": "ddpm",
-    "LCMScheduler": "lcm",
-    "DPMSolverMultistepScheduler": "dpm++_2m",
-    "UniPCMultistepScheduler": "unipc",
-    "EulerDiscreteScheduler": "euler",
-    "EulerAncestralDiscreteScheduler": "euler_a",
-    "HeunDiscreteScheduler": "heun",
-    "CompVisDDIMScheduler": "compvis_ddim",
 }
 
 

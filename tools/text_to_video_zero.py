@@ -7,7 +7,7 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from diffusers.pipelines.text_to_video_synthesis.pipeline_text_to_video_zero import CrossFrameAttnProcessor2_0
 
-from families import STABLE_DIFFUSION, Network, unet_inputs, view_of
+from families import SCHEDULERS, STABLE_DIFFUSION, Network, unet_inputs, view_of
 
 
 class FirstFrameAttention:
@@ -84,5 +84,7 @@ TEXT_TO_VIDEO_ZERO = replace(
     unsupported=STABLE_DIFFUSION.unsupported
     | {"unet": (*STABLE_DIFFUSION.unsupported["unet"], "cross_attention_norm")},
     arguments=dict(video_length=3, t0=1, t1=2),
+    # Those whose samples are of DDPM's process, in which the motion is added.
+    schedulers={name: short for name, short in SCHEDULERS.items() if not name.startswith(("Euler", "Heun"))},
 )
 FAMILIES = {"TextToVideoZeroPipeline": TEXT_TO_VIDEO_ZERO}

@@ -74,6 +74,7 @@ class ClassConditionalPipeline {
   void validate(const std::vector<std::int64_t>& class_labels, const ClassConditionalParams& params = {}) const;
 
   /// [B, C, h, w] of the latents of a run of so many labels.
+  /// @throws std::invalid_argument for a height or width that can't be.
   std::vector<std::int64_t> latent_shape(std::size_t num_labels, const ClassConditionalParams& params = {}) const;
 
   /// ImageNet's are 1000, and the one without a class: 1001.
@@ -83,6 +84,7 @@ class ClassConditionalPipeline {
   std::int64_t vae_scale_factor() const;
 
   /// Images [B, 3, H, W], float32 in [0, 1], on the CPU, of latents as `operator()` returns them, one after the other.
+  /// @throws std::invalid_argument if the latents aren't such.
   torch::Tensor decode(const torch::Tensor& latents) const;
 
   /// Another scheduler with the package's settings, as in `load`: the package's own is "compvis_ddim".

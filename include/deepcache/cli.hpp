@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <random>
 #include <string>
 #include <vector>
@@ -62,6 +63,16 @@ inline void add_cache_flags(CLI::App& app, Options& o) {
                  "Full at every Nth call of the UNet (a step, but for Heun); 1: always")
       ->capture_default_str();
   app.add_option("--cache-branch-id", o.request.cache.cache_branch_id, "Skip branch to cut at; 0: shallowest")
+      ->capture_default_str();
+  static const std::map<std::string, SkipMode> modes{
+      {"uniform", SkipMode::kUniform}, {"quad", SkipMode::kQuad}, {"center", SkipMode::kCenter}};
+  app.add_option("--skip-mode", o.request.cache.skip_mode,
+                 "How full steps are spread: uniform (default), quad (denser at the start) or center (about --center)")
+      ->transform(CLI::CheckedTransformer(modes).description("uniform, quad or center"))
+      ->type_name("");
+  app.add_option("--pow", o.request.cache.pow, "Of quad and center: above 1; the higher, the less even")
+      ->capture_default_str();
+  app.add_option("--center", o.request.cache.center, "Of center: the step about which full ones are closest")
       ->capture_default_str();
   app.add_flag("--no-cache", o.no_cache, "Compute every step in full");
   app.add_flag("--compare", o.request.compare, "Run uncached too, report speedup and PSNR")->excludes("--no-cache");

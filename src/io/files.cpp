@@ -72,6 +72,14 @@ void write_file(const std::filesystem::path& file, std::string_view bytes) {
   }
 }
 
+void check_writable(const std::filesystem::path& file) {
+  const bool existed = std::filesystem::exists(file);
+  const bool good = !std::filesystem::is_directory(file) && std::ofstream(file, std::ios::app).is_open();
+  std::error_code ignored;
+  if (good && !existed) std::filesystem::remove(file, ignored);
+  check_data(good, "can't write {}", file.string());
+}
+
 std::string sha256(const std::filesystem::path& file) {
   auto stream = open_file(file);
   const std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context(EVP_MD_CTX_new(), &EVP_MD_CTX_free);

@@ -22,6 +22,10 @@ nlohmann::json read_json(const std::filesystem::path& file);
 /// what is no regular file (a device, a pipe) is written to as it is. @throws std::runtime_error if that fails.
 void write_file(const std::filesystem::path& file, std::string_view bytes);
 
+/// Fails where `write_file` would, as far as can be told before there is anything to write.
+/// @throws std::runtime_error naming the file.
+void check_writable(const std::filesystem::path& file);
+
 /// SHA-256 of a file's bytes, as 64 lower-case hexadecimal digits.
 std::string sha256(const std::filesystem::path& file);
 

@@ -80,6 +80,17 @@ void check_video(torch::IntArrayRef shape, const std::filesystem::path& file, do
   const auto parent = std::filesystem::absolute(file.has_filename() ? file : file.parent_path()).parent_path();
   check_data(std::filesystem::is_directory(parent), "can't write {}: there is no folder {}", file.string(),
              parent.string());
+  if (format != VideoFormat::kFrameFolder) {
+    check_writable(file);
+  } else if (std::filesystem::is_directory(file)) {
+    check_writable(file / "0001.png");
+  } else {
+    const auto folder = file.has_filename() ? file : file.parent_path();
+    std::error_code error;
+    std::filesystem::create_directory(folder, error);
+    check_data(!error, "can't write {}: {}", file.string(), error.message());
+    std::filesystem::remove(folder, error);
+  }
 }
 
 void save_video(const torch::Tensor& frames, const std::filesystem::path& file, double fps,

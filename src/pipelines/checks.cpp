@@ -35,4 +35,28 @@ void check_eta(double eta, const Scheduler& scheduler) {
                  scheduler.name(), eta);
 }
 
+void check_latents(const torch::Tensor& latents, std::int64_t channels) {
+  check_argument(latents.defined() && latents.dim() == 4 && latents.size(1) == channels && latents.is_floating_point(),
+                 "latents must be floating-point values of shape [B, {}, h, w], got {}", channels, describe(latents));
+}
+
+const ModelPackage& check_family(const ModelPackage& package, const std::filesystem::path& folder,
+                                 const std::vector<std::string>& families) {
+  check_data(std::ranges::find(families, package.family()) != families.end(),
+             "{} holds a model of family \"{}\"; this pipeline runs {}", folder.string(), package.family(),
+             fmt::join(families, ", "));
+  return package;
+}
+
+void check_no_controlnets(const LoadOptions& options) {
+  check_argument(options.controlnets.empty(), "ControlNets go with Stable Diffusion only; got {}",
+                 options.controlnets.size());
+}
+
+void check_inputs(const UNet& unet, const std::vector<std::string>& names) {
+  const auto got = unet.input_names();
+  check_data(std::ranges::is_permutation(got, names), "the UNet's inputs must be {}, got {}", fmt::join(names, ", "),
+             fmt::join(got, ", "));
+}
+
 }  // namespace deepcache

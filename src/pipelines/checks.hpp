@@ -3,12 +3,17 @@
 #include <torch/types.h>
 
 #include <cstdint>
+#include <filesystem>
 #include <string>
 #include <vector>
 
+#include "deepcache/pipeline.hpp"
 #include "deepcache/scheduler.hpp"
+#include "deepcache/unet.hpp"
+#include "models/model_package.hpp"
 
-/// What requests of every family have in common. All throw std::invalid_argument.
+/// What packages and requests of every family have in common. What is wrong with a package is a std::runtime_error, and
+/// with a request a std::invalid_argument.
 namespace deepcache {
 
 /// "Float [1, 4, 64, 64]", or "none"
@@ -22,5 +27,18 @@ void check_start(const std::vector<std::uint64_t>& seeds, const torch::Tensor& l
                  const std::vector<std::int64_t>& shape);
 
 void check_eta(double eta, const Scheduler& scheduler);
+
+/// Of latents [B, C, h, w] to decode.
+void check_latents(const torch::Tensor& latents, std::int64_t channels);
+
+/// That the package in the folder is of one of the families; returns it.
+const ModelPackage& check_family(const ModelPackage& package, const std::filesystem::path& folder,
+                                 const std::vector<std::string>& families);
+
+/// That none are asked for.
+void check_no_controlnets(const LoadOptions& options);
+
+/// That the UNet's inputs have these names, in whatever order.
+void check_inputs(const UNet& unet, const std::vector<std::string>& names);
 
 }  // namespace deepcache

@@ -30,14 +30,21 @@ struct Traits {
 };
 
 Traits read_traits(const ModelPackage& package, const UNet& unet, const Autoencoder& vae) {
-  constexpr std::array known{"sample", "timestep", "encoder_hidden_states"};
-  for (const auto& name : unet.input_names())
-    check_data(std::ranges::find(known, name) != known.end(), "the UNet has an input \"{}\"; this pipeline knows {}",
-               name, fmt::join(known, ", "));
+  check_inputs(unet, {"sample", "timestep", "encoder_hidden_states"});
   Traits traits{.in_channels = 0, .sample_size = 0, .num_classes = 0, .vae_factor = vae.config().factor};
+  const auto codes = package.read("vae/config.json", [&](const ConfigReader& config) {
+    return config.integer("vq_embed_dim", vae.config().latent_channels, 1, 1000);
+  });
+  const auto embedding = package.read("class_embedder/config.json", [](const ConfigReader& config) {
+    config.require("embed_dim");
+    return config.integer("embed_dim", 0, 1, 1'000'000);
+  });
   package.read("unet/config.json", [&](const ConfigReader& config) {
     for (const char* key : {"in_channels", "sample_size"}) config.require(key);
     traits.in_channels = config.integer("in_channels", 0, 1, 1000);
+    check_data(traits.in_channels == codes, "in_channels must be the VAE's {}, got {}", codes, traits.in_channels);
+    const auto width = config.integer("cross_attention_dim", 1280, 1, 1'000'000);
+    check_data(width == embedding, "cross_attention_dim must be the class embedder's {}, got {}", embedding, width);
     traits.sample_size = config.integer("sample_size", 0, 1, 100000);
     return 0;
   });
@@ -47,15 +54,6 @@ Traits read_traits(const ModelPackage& package, const UNet& unet, const Autoenco
     return 0;
   });
   return traits;
-}
-
-const ModelPackage& check_package(const ModelPackage& package, const std::filesystem::path& folder,
-                                  const LoadOptions& options) {
-  check_data(package.family() == kFamily, "{} holds a model of family \"{}\"; this pipeline runs {}", folder.string(),
-             package.family(), kFamily);
-  check_argument(options.controlnets.empty(), "ControlNets are for Stable Diffusion; a model of family \"{}\" has none",
-                 kFamily);
-  return package;
 }
 
 std::int64_t latent_side(std::int64_t pixels, const char* name, const Traits& traits) {
@@ -157,8 +155,9 @@ ClassConditionalPipeline& ClassConditionalPipeline::operator=(ClassConditionalPi
 ClassConditionalPipeline ClassConditionalPipeline::load(const std::filesystem::path& folder,
                                                         const LoadOptions& options) {
   check_device(options.device);
+  check_no_controlnets(options);
   const ModelPackage package(folder);
-  auto impl = std::make_unique<Impl>(check_package(package, folder, options), options);
+  auto impl = std::make_unique<Impl>(check_family(package, folder, {kFamily}), options);
   log(LogLevel::kInfo, fmt::format("{}: {} on {}, {} branches, {}", folder.string(), c10::toString(impl->dtype),
                                    options.device.str(), impl->unet.num_branches(), impl->scheduler->name()));
   return ClassConditionalPipeline(std::move(impl));
@@ -193,6 +192,7 @@ std::int64_t ClassConditionalPipeline::vae_scale_factor() const {
 }
 
 torch::Tensor ClassConditionalPipeline::decode(const torch::Tensor& latents) const {
+  check_latents(latents, impl_->traits.in_channels);
   const torch::NoGradGuard no_grad;
   return impl_->decode(latents);
 }

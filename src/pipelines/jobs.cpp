@@ -1,8 +1,8 @@
 #include "pipelines/jobs.hpp"
 
 #include <algorithm>
+#include <cctype>
 #include <chrono>
-#include <fstream>
 #include <limits>
 #include <optional>
 #include <set>
@@ -11,6 +11,7 @@
 #include "deepcache/tensor_io.hpp"
 #include "deepcache/video.hpp"
 #include "error.hpp"
+#include "io/files.hpp"
 
 namespace deepcache {
 namespace {
@@ -60,24 +61,27 @@ RunComparison compare(const Run& cached, const Run& full) {
 
 /// heart.png, or heart-2.png for one of several pictures; `suffix` tells uncached ones apart.
 fs::path numbered(fs::path file, std::size_t index, std::size_t count, const std::string& suffix = "") {
-  if (!file.has_filename()) file = file.parent_path();  // a folder of frames, "heart/"
   const auto number = count > 1 ? fmt::format("-{}", index + 1) : "";
+  if (!file.has_filename()) {  // a folder of frames, "heart/"
+    file = file.parent_path();
+    file += number + suffix;
+    return file / "";
+  }
   return file.parent_path() / (file.stem().string() + number + suffix + file.extension().string());
 }
 
-/// Fails before the model runs rather than after.
-void check_writable(const fs::path& file) {
-  const bool existed = fs::exists(file);
-  const bool good = !fs::is_directory(file) && std::ofstream(file, std::ios::app).is_open();
-  std::error_code ignored;
-  if (good && !existed) fs::remove(file, ignored);
-  check_data(good, "can't write {}", file.string());
+void check_png(const fs::path& file) {
+  auto extension = file.extension().string();
+  std::ranges::transform(extension, extension.begin(), [](unsigned char c) { return std::tolower(c); });
+  check_argument(extension.empty() || extension == ".png", "pictures are written as .png, got \"{}\"", file.string());
 }
 
 void check_outputs(const JobOptions& options, std::size_t count) {
   const auto& outputs = options.outputs;
   check_argument(options.compare || outputs.contact_sheet.empty(), "a contact sheet needs a comparison");
   check_argument(!outputs.image.empty(), "the pictures' file has no name");
+  if (options.video_shape.empty()) check_png(outputs.image);
+  check_png(outputs.contact_sheet);
   std::vector<fs::path> files;
   for (const auto& file : {outputs.report, outputs.contact_sheet, outputs.latents})
     if (!file.empty()) files.push_back(file);

@@ -24,15 +24,6 @@
 namespace deepcache {
 namespace {
 
-constexpr std::array kFamilies{"stable-diffusion", "stable-diffusion-xl"};
-
-const ModelPackage& check_family(const ModelPackage& package, const std::filesystem::path& folder) {
-  check_data(std::ranges::find(kFamilies, package.family()) != kFamilies.end(),
-             "{} holds a model of family \"{}\"; this pipeline runs {}", folder.string(), package.family(),
-             fmt::join(kFamilies, ", "));
-  return package;
-}
-
 /// That the UNet reads as many numbers besides the pooled embedding as this kind of SDXL is told.
 void check_time_ids(const ModelPackage& package, const ModelTraits& traits) {
   const auto pooled = package.read("text_encoder_2/config.json", [](const ConfigReader& config) {
@@ -152,7 +143,8 @@ StableDiffusionPipeline& StableDiffusionPipeline::operator=(StableDiffusionPipel
 StableDiffusionPipeline StableDiffusionPipeline::load(const std::filesystem::path& folder, const LoadOptions& options) {
   check_device(options.device);
   const ModelPackage package(folder);
-  auto impl = std::make_unique<Impl>(check_family(package, folder), options);
+  auto impl =
+      std::make_unique<Impl>(check_family(package, folder, {"stable-diffusion", "stable-diffusion-xl"}), options);
   log(LogLevel::kInfo, fmt::format("{}: {} on {}, {} branches, {}", folder.string(), c10::toString(impl->dtype),
                                    options.device.str(), impl->unet.num_branches(), impl->scheduler->name()));
   return StableDiffusionPipeline(std::move(impl));
@@ -204,8 +196,7 @@ bool StableDiffusionPipeline::shares_latents_with(const StableDiffusionPipeline&
 
 torch::Tensor StableDiffusionPipeline::decode(const torch::Tensor& latents, const VaeOptions& options) const {
   const auto channels = impl_->traits.latent_channels;
-  check_argument(latents.defined() && latents.dim() == 4 && latents.size(1) == channels && latents.is_floating_point(),
-                 "latents must be floating-point values of shape [B, {}, h, w], got {}", channels, describe(latents));
+  check_latents(latents, channels);
   impl_->vae.prepare(options, false);
   const torch::NoGradGuard no_grad;
   return impl_->vae.decode(latents, options);

@@ -14,6 +14,7 @@
 #include "models/image_encoder.hpp"
 #include "models/model_package.hpp"
 #include "models/video_autoencoder.hpp"
+#include "pipelines/checks.hpp"
 #include "pipelines/denoising_loop.hpp"
 #include "pipelines/scheduler_source.hpp"
 #include "pipelines/video_request.hpp"
@@ -23,12 +24,6 @@ namespace {
 
 constexpr const char* kFamily = "stable-video-diffusion";
 constexpr std::int64_t kTimeIds = 3;  // frames per second, motion bucket, noise on the image
-
-const ModelPackage& check_family(const ModelPackage& package, const std::filesystem::path& folder) {
-  check_data(package.family() == kFamily, "{} holds a model of family \"{}\"; this pipeline runs {}", folder.string(),
-             package.family(), kFamily);
-  return package;
-}
 
 VideoTraits read_traits(const ModelPackage& package, const VideoAutoencoder& vae) {
   VideoTraits traits{.latent_channels = vae.config().latent_channels, .vae_scale_factor = vae.config().factor};
@@ -172,10 +167,9 @@ StableVideoDiffusionPipeline& StableVideoDiffusionPipeline::operator=(StableVide
 StableVideoDiffusionPipeline StableVideoDiffusionPipeline::load(const std::filesystem::path& folder,
                                                                 const LoadOptions& options) {
   check_device(options.device);
-  check_argument(options.controlnets.empty(), "ControlNets are of Stable Diffusion's pipeline only; got {} for a video",
-                 options.controlnets.size());
+  check_no_controlnets(options);
   const ModelPackage package(folder);
-  auto impl = std::make_unique<Impl>(check_family(package, folder), options);
+  auto impl = std::make_unique<Impl>(check_family(package, folder, {kFamily}), options);
   log(LogLevel::kInfo,
       fmt::format("{}: {} on {}, {} branches, {}, {} frames", folder.string(), c10::toString(impl->dtype),
                   options.device.str(), impl->unet.num_branches(), impl->scheduler->name(), impl->traits.num_frames));

@@ -9,6 +9,7 @@
 #include "models/autoencoder.hpp"
 #include "models/model_package.hpp"
 #include "pipelines/background_smoothing.hpp"
+#include "pipelines/checks.hpp"
 #include "pipelines/conditions.hpp"
 #include "pipelines/denoising_loop.hpp"
 #include "pipelines/prepare_latents.hpp"
@@ -41,13 +42,6 @@ ModelTraits read_traits(const ModelPackage& package, const Autoencoder& vae) {
   });
 }
 
-UNet check_inputs(UNet unet) {
-  const std::vector<std::string> known{"sample", "timestep", "encoder_hidden_states"};
-  check_data(unet.input_names() == known, "the UNet's inputs must be {}, got {}", fmt::join(known, ", "),
-             fmt::join(unet.input_names(), ", "));
-  return unet;
-}
-
 /// Whose samples are those of DDPM's process: the motion is added in the middle of it. Python fails on the others'
 /// fractional timesteps.
 std::unique_ptr<Scheduler> make_scheduler(const SchedulerSource& source, std::string_view class_name) {
@@ -67,9 +61,11 @@ struct TextToVideoZeroPipeline::Impl {
         scheduler_source(package),
         scheduler(make_scheduler(scheduler_source, options.scheduler)),
         prompt_encoder(package, options.device),
-        unet(check_inputs(UNet::load(package.file("unet/model.pt"), options.device, package.dtype()))),
+        unet(UNet::load(package.file("unet/model.pt"), options.device, package.dtype())),
         vae(package, options.device),
-        traits(read_traits(package, vae)) {}
+        traits(read_traits(package, vae)) {
+    check_inputs(unet, {"sample", "timestep", "encoder_hidden_states"});
+  }
 
   /// All that can be wrong with a request is found here, before anything is computed.
   TextToVideoZeroParams check(const std::string& prompt, const TextToVideoZeroParams& asked) const {
@@ -166,8 +162,7 @@ TextToVideoZeroPipeline& TextToVideoZeroPipeline::operator=(TextToVideoZeroPipel
 
 TextToVideoZeroPipeline TextToVideoZeroPipeline::load(const std::filesystem::path& folder, const LoadOptions& options) {
   check_device(options.device);
-  check_argument(options.controlnets.empty(), "Text2Video-Zero takes no ControlNets, got {}",
-                 options.controlnets.size());
+  check_no_controlnets(options);
   const ModelPackage package(folder);
   auto impl = std::make_unique<Impl>(check_package(package, folder), options);
   log(LogLevel::kInfo, fmt::format("{}: {} on {}, {} branches, {}", folder.string(), c10::toString(package.dtype()),

@@ -17,12 +17,6 @@ namespace {
 
 constexpr const char* kFamily = "unconditional";
 
-const ModelPackage& check_family(const ModelPackage& package, const std::filesystem::path& folder) {
-  check_data(package.family() == kFamily, "{} holds a model of family \"{}\"; this pipeline runs {}", folder.string(),
-             package.family(), kFamily);
-  return package;
-}
-
 /// [C, H, W] of the model's pictures.
 std::vector<std::int64_t> read_shape(const ConfigReader& config) {
   constexpr std::int64_t kMostPixels = 65536;
@@ -43,12 +37,6 @@ std::vector<std::int64_t> read_shape(const ConfigReader& config) {
   return {channels, sides[0], sides[1]};
 }
 
-void check_inputs(const UNet& unet) {
-  for (const auto& name : unet.input_names())
-    check_data(name == "sample" || name == "timestep",
-               "the UNet has an input \"{}\"; this pipeline knows sample, timestep", name);
-}
-
 }  // namespace
 
 struct UnconditionalPipeline::Impl {
@@ -59,7 +47,7 @@ struct UnconditionalPipeline::Impl {
         scheduler(scheduler_source.make(options.scheduler)),
         shape(package.read("unet/config.json", read_shape)),
         unet(UNet::load(package.file("unet/model.pt"), device, dtype)) {
-    check_inputs(unet);
+    check_inputs(unet, {"sample", "timestep"});
   }
 
   UnconditionalParams resolve(const UnconditionalParams& asked) const {
@@ -122,9 +110,9 @@ UnconditionalPipeline& UnconditionalPipeline::operator=(UnconditionalPipeline&&)
 
 UnconditionalPipeline UnconditionalPipeline::load(const std::filesystem::path& folder, const LoadOptions& options) {
   check_device(options.device);
-  check_argument(options.controlnets.empty(), "ControlNets go with Stable Diffusion, not with unconditional models");
+  check_no_controlnets(options);
   const ModelPackage package(folder);
-  return UnconditionalPipeline(std::make_unique<Impl>(check_family(package, folder), options));
+  return UnconditionalPipeline(std::make_unique<Impl>(check_family(package, folder, {kFamily}), options));
 }
 
 UnconditionalResult UnconditionalPipeline::operator()(const UnconditionalParams& params) {

@@ -92,6 +92,8 @@ std::unique_ptr<Scheduler> make_compvis_ddim(const ConfigReader& config) {
                                                options.beta_schedule == BetaSchedule::kScaledLinear),
              "the setting \"beta_schedule\" of CompVisDDIMScheduler must be linear or scaled_linear, without "
              "\"trained_betas\"");
+  config.require_false("rescale_betas_zero_snr");
+  config.require_false("thresholding");
   config.choice("prediction_type", 0, {{"epsilon", 0}});
   return std::make_unique<CompVisDDIMScheduler>(options);
 }

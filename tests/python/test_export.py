@@ -254,7 +254,8 @@ class PackageTest(ExportTest):
 
 class FailureTest(ExportTest):
     def test_no_pipeline_folder(self):
-        self.expect_refused(self.folder / "nowhere", "model_index.json is missing")
+        self.expect_refused(self.folder / "nowhere", "no such file or folder")
+        self.expect_refused(self.scratch(), "model_index.json is missing")
 
     def test_unreadable_index(self):
         source = self.broken()

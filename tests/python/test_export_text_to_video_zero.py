@@ -5,6 +5,7 @@ import unittest
 from pathlib import Path
 
 import torch
+from diffusers import EulerDiscreteScheduler
 from export_tests import ExportTest, edit_json, read_json, run, set_up
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,6 +70,13 @@ class TextToVideoZeroExportTest(ExportTest):
         code, printed = run(source, source.parent / "package")
         self.assertEqual(code, 0, printed)
         self.assertEqual(read_json(source.parent / "package/deepcache.json")["family"], "text-to-video-zero")
+
+    def test_schedulers_that_it_can_not_be_run_with_are_warned_of(self):
+        source = self.broken(scheduler=["diffusers", "EulerDiscreteScheduler"])
+        EulerDiscreteScheduler().save_pretrained(source / "scheduler")
+        code, printed = run(source, source.parent / "package", *VIDEO)
+        self.assertEqual(code, 0, printed)
+        self.assertRegex(printed, "warning: .* EulerDiscreteScheduler, with which .* --scheduler ddim or plms or ")
 
     def test_halves_run_too(self):
         code, printed = run(self.source("one_layer"), self.folder / "half", *VIDEO, "--dtype", "bfloat16")

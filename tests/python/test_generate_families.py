@@ -78,9 +78,18 @@ class ImageToVideoTest(FamiliesTest):
         self.assertEqual(self.files(), ["c.png", "v-1-uncached.png", "v-1.png", "v-2-uncached.png", "v-2.png"])
         self.assertGreater(report["compare"]["speedup"], 0)
 
+    def test_videos_of_codecs(self):
+        result = self.generate("svd", *self.SMALL, "--steps", 2, "-o", "v.mp4")
+        if "without FFmpeg" in result.stderr:
+            self.skipTest("this build has no FFmpeg")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertEqual((self.folder / "v.mp4").read_bytes()[4:8], b"ftyp")
+
     def test_a_folder_of_frames(self):
-        self.report("svd", *self.SMALL, "--steps", 2, "-o", "frames/")
-        self.assertEqual(sorted(f.name for f in (self.folder / "frames").iterdir()), [f"000{i}.png" for i in (1, 2, 3)])
+        for name in "frames", "frames.v2":
+            self.report("svd", *self.SMALL, "--steps", 2, "-o", f"{name}/")
+            frames = sorted(f.name for f in (self.folder / name).iterdir())
+            self.assertEqual(frames, [f"000{i}.png" for i in (1, 2, 3)])
 
     def test_bad_input(self):
         self.expect_refused("--image is required", "svd")
@@ -89,6 +98,8 @@ class ImageToVideoTest(FamiliesTest):
         self.expect_refused("num_frames must be", "svd", "-i", "i.png", "--num-frames", 0)
         self.expect_refused("model of type svd, not ddpm", "svd", *self.SMALL, "--model_type", "ddpm")
         self.expect_refused("v.avi", "svd", *self.SMALL, "-o", "v.avi")
+        for name in "v.png", "v.apng", "frames":
+            self.expect_refused(f"can't write /proc/{name}", "svd", *self.SMALL, "-o", f"/proc/{name}")
         self.expect_refused("no such file: absent.png", "svd", "-i", "absent.png")
 
 
@@ -126,6 +137,14 @@ class SamplesTest(FamiliesTest):
             red, green, blue = image.split()
             self.assertEqual(red.tobytes(), green.tobytes())
             self.assertEqual(red.tobytes(), blue.tobytes())
+
+    def test_full_steps_that_are_not_uniform(self):
+        center = "--skip-mode", "center", "--center", 15, "--pow", 1.4, "--cache-interval", 3
+        report = self.report("ddpm", "--scheduler", "ddim", "--steps", 30, *center)
+        modes = "".join(step["mode"][0] for step in report["steps"])
+        self.assertGreater(modes[12:18].count("f"), modes[:6].count("f"))
+        self.expect_refused("--skip-mode", "ddpm", "--skip-mode", "odd")
+        self.expect_refused("center must be 0 to the run's 1 steps, got 15", "ddpm", "--steps", 1, *center)
 
     def test_steps_are_the_models_own_if_not_given(self):
         self.assertEqual(self.report("ddpm", "--scheduler", "ddim")["request"]["steps"], 50)

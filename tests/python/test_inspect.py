@@ -118,6 +118,15 @@ class CountTest(InspectTest):
         self.assertEqual(len(got["branches"]), 4)
         self.assertEqual(sum(got["branches"][0]["cached_step"].values()), count(cached_step))
 
+    def test_unconditional_models_as_pytorch_counts_them(self):
+        for name, sides in ("ddpm", [16, 16]), ("ddpm_grey", [12, 20]):
+            got = self.json(PACKAGES / name)
+            unet = UNet2DModel.from_config(UNet2DModel.load_config(PACKAGES / name / "unet")).eval()
+            shape = [1, unet.config.in_channels, *sides]
+            self.assertEqual(got["inputs"], {"sample": shape, "timestep": []})
+            totals = both_totals(lambda unet=unet, shape=shape: unet(torch.randn(shape), torch.tensor(7)))
+            self.assertEqual(got["full_step"], split(*totals))
+
     def test_a_full_step_of_sdxl_as_pytorch_counts_it(self):
         pipe = tiny_pipeline("sdxl")
         *inputs, text_embeds, time_ids = unet_xl_inputs(pipe, Size(1, 16, 16, 24))

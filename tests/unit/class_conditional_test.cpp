@@ -62,6 +62,22 @@ TEST_F(ClassConditionalTest, ValidatingDuringARunLeavesItAlone) {
   EXPECT_TRUE(pipe(3, params).latents.equal(expected));
 }
 
+TEST_F(ClassConditionalTest, LatentsThatCanNotBeDecoded) {
+  for (const auto& latents :
+       {torch::Tensor(), torch::zeros({3, 8, 8}), torch::zeros({1, 4, 8, 8}), torch::zeros({1, 3, 8, 8}, torch::kLong)})
+    expect_error<std::invalid_argument>([&] { pipe.decode(latents); }, {"latents must be", "[B, 3, h, w], got"});
+}
+
+TEST_F(ClassConditionalTest, NetworksOfOtherModels) {
+  const TemporaryFolder folder;
+  const auto refuse_config = [&](const char* file, const char* key, const std::vector<std::string>& parts) {
+    const auto package = edited_package(folder, "ldm", file, [key](auto& json) { json[key] = 5; });
+    expect_error<std::runtime_error>([&] { ClassConditionalPipeline::load(package); }, parts);
+  };
+  refuse_config("unet/config.json", "in_channels", {"unet/config.json", "in_channels must be the VAE's 3, got 5"});
+  refuse_config("unet/config.json", "cross_attention_dim", {"must be the class embedder's 16, got 5"});
+}
+
 TEST_F(ClassConditionalTest, LabelsOutOfRange) {
   for (const std::int64_t label : {-1, 11, 1000})
     expect_error<std::invalid_argument>(
@@ -163,7 +179,7 @@ TEST(ClassConditionalLoading, PackagesThatItDoesNotKnow) {
                                    {"family \"class-conditional\"", "stable-diffusion"});
   expect_error<std::invalid_argument>(
       [] { ClassConditionalPipeline::load(kPackages / "ldm", {.controlnets = {kPackages / "controlnet_sd1"}}); },
-      {"ControlNets are for Stable Diffusion"});
+      {"ControlNets go with Stable Diffusion only; got 1"});
   expect_error<std::invalid_argument>(
       [] { ClassConditionalPipeline::load(kPackages / "ldm", {.device = torch::Device("cuda:99")}); },
       {"no device \"cuda:99\""});
@@ -187,8 +203,9 @@ TEST(ClassConditionalLoading, UNetsWithInputsThatItDoesNotKnow) {
   const auto file = package / "unet/model.pt";
   manifest["files"]["unet/model.pt"] = {{"bytes", std::filesystem::file_size(file)}, {"sha256", sha256(file)}};
   write_file(package / "deepcache.json", manifest.dump());
-  expect_error<std::runtime_error>([&] { ClassConditionalPipeline::load(package); },
-                                   {"the UNet has an input \"text_embeds\"", "encoder_hidden_states"});
+  expect_error<std::runtime_error>(
+      [&] { ClassConditionalPipeline::load(package); },
+      {"the UNet's inputs must be sample, timestep, encoder_hidden_states, got", "text_embeds"});
 }
 
 // CompVis's DDIM on its own; whole trajectories are in the parity tests.
@@ -237,6 +254,8 @@ TEST(CompVisDDIM, SettingsThatItDoesNotHave) {
   };
   refuse(R"({"beta_schedule": "squaredcos_cap_v2"})", {"beta_schedule", "linear or scaled_linear"});
   refuse(R"({"num_train_timesteps": 2, "trained_betas": [0.1, 0.2]})", {"without \"trained_betas\""});
+  refuse(R"({"rescale_betas_zero_snr": true})", {"rescale_betas_zero_snr"});
+  refuse(R"({"thresholding": true})", {"thresholding"});
   refuse(R"({"prediction_type": "v_prediction"})", {"prediction_type", "v_prediction", "epsilon"});
 }
 

@@ -75,6 +75,7 @@ TEST_F(GenerateTest, RequestsThatCannotBeMet) {
   refuse([](auto& r) { r.prompts.clear(); }, {"one prompt or more"});
   refuse([](auto& r) { r.params.decode = false; }, {"decode must be true"});
   refuse([](auto& r) { r.outputs.image = ""; }, {"file has no name"});
+  refuse([&](auto& r) { r.outputs.image = folder.path() / "a.mp4"; }, {"pictures are written as .png, got", "a.mp4"});
   refuse([&](auto& r) { r.outputs.report = folder.path() / "." / "a.png"; }, {"two outputs would have the name"});
   refuse([&](auto& r) { r.outputs.contact_sheet = folder.path() / "c.png"; }, {"contact sheet needs a comparison"});
   refuse([](auto& r) { r.params.num_inference_steps = 0; }, {"from 1 to the 1000", "not 0"});

@@ -208,7 +208,7 @@ TEST(VideoPipelineLoading, PackagesThatItDoesNotRun) {
   expect_error<std::invalid_argument>(load(kPackages / "svd", {.device = torch::Device("cuda:99")}),
                                       {"no device \"cuda:99\""});
   expect_error<std::invalid_argument>(load(kPackages / "svd", {.controlnets = {kPackages / "controlnet_sd1"}}),
-                                      {"ControlNets are of Stable Diffusion's pipeline only; got 1"});
+                                      {"ControlNets go with Stable Diffusion only; got 1"});
 }
 
 TEST(VideoPipelineLoading, AUNetWithoutATemporalAxis) {

@@ -175,7 +175,7 @@ TEST(TextToVideoZeroLoading, OptionsThatItDoesNotTake) {
   const auto package = kPackages / "text_to_video_zero";
   expect_error<std::invalid_argument>(
       [&] { TextToVideoZeroPipeline::load(package, {.controlnets = {kPackages / "controlnet_sd1"}}); },
-      {"takes no ControlNets, got 1"});
+      {"ControlNets go with Stable Diffusion only; got 1"});
   expect_error<std::invalid_argument>(
       [&] { TextToVideoZeroPipeline::load(package, {.device = torch::Device("cuda:99")}); }, {"no device \"cuda:99\""});
 }

@@ -179,8 +179,9 @@ TEST_F(UnconditionalPipelineTest, UNetsWithFurtherInputs) {
   manifest["files"]["unet/config.json"] = {{"bytes", config.dump().size()},
                                            {"sha256", sha256(package / "unet/config.json")}};
   write_file(package / "deepcache.json", manifest.dump());
-  expect_error<std::runtime_error>([&] { UnconditionalPipeline::load(package); },
-                                   {"input \"encoder_hidden_states\"", "sample, timestep"});
+  expect_error<std::runtime_error>(
+      [&] { UnconditionalPipeline::load(package); },
+      {"the UNet's inputs must be sample, timestep, got sample, timestep, encoder_hidden_states"});
 }
 
 }  // namespace
