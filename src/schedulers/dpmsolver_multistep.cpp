@@ -233,6 +233,8 @@ std::unique_ptr<Scheduler> make_variant(const ConfigReader& config, const Varian
   const auto options = read_options(config, variant);
   const bool predicts_x0 = options.algorithm_type == AlgorithmType::kDpmSolverPlusPlus ||
                            options.algorithm_type == AlgorithmType::kSdeDpmSolverPlusPlus;
+  check_data(predicts_x0 || options.solver.prediction_type != PredictionType::kFlow,
+             "the setting \"algorithm_type\" must be \"dpmsolver++\" or \"sde-dpmsolver++\" for \"flow_prediction\"");
   check_data(predicts_x0 || options.solver.final_sigmas == FinalSigmas::kSigmaMin,
              "the setting \"final_sigmas_type\" must be \"sigma_min\" where \"algorithm_type\" is "
              "\"dpmsolver\" or \"sde-dpmsolver\"");

@@ -27,10 +27,15 @@ MultistepSolverOptions read_multistep_solver(const ConfigReader& config) {
   options.noise_schedule.rescale_betas_zero_snr = config.boolean("rescale_betas_zero_snr", false);
   options.clipping = read_sample_clipping(config, options.clipping);
   options.clipping.clip_sample = false;
-  options.prediction_type = read_prediction_type(config);
+  options.prediction_type = config.choice("prediction_type", options.prediction_type,
+                                          {{"epsilon", PredictionType::kEpsilon},
+                                           {"sample", PredictionType::kSample},
+                                           {"v_prediction", PredictionType::kVPrediction},
+                                           {"flow_prediction", PredictionType::kFlow}});
   options.solver_order = config.integer("solver_order", options.solver_order, 1, 3);
   options.lower_order_final = config.boolean("lower_order_final", options.lower_order_final);
-  config.require_false("use_flow_sigmas");
+  options.flow = config.boolean("use_flow_sigmas", options.flow);
+  options.flow_shift = config.number("flow_shift", options.flow_shift, kLeastSigma, kMost);
   options.sigma_spacing = read_sigma_spacing(config);
   // Not theirs, but diffusers keeps the settings of other classes, and there it finds these.
   options.sigma_min = config.optional_number("sigma_min", kLeastSigma, kMost);
@@ -43,6 +48,10 @@ MultistepSolverOptions read_multistep_solver(const ConfigReader& config) {
 
 MultistepSolver::MultistepSolver(const MultistepSolverOptions& options)
     : SchedulerBase(options.noise_schedule), options_(options) {
+  check_data(!options.flow || options.sigma_spacing == SigmaSpacing::kTimesteps,
+             "the setting \"use_flow_sigmas\" can't be combined with other sigmas");
+  check_data(options.flow || options.prediction_type != PredictionType::kFlow,
+             "the setting \"prediction_type\" can be \"flow_prediction\" with \"use_flow_sigmas\" only");
   // Zero terminal SNR has an infinite sigma: diffusers keeps a little signal here.
   if (options.noise_schedule.rescale_betas_zero_snr) alphas_cumprod_[-1].fill_(0x1p-24);
   train_sigmas_ = make_train_sigmas(alphas_cumprod_);
@@ -54,7 +63,16 @@ Schedule MultistepSolver::make_schedule(std::int64_t num_inference_steps) const 
   auto final_sigma = lowest;
   std::vector<double> sigmas;
   std::vector<std::int64_t> timesteps;
-  if (options_.sigma_spacing == SigmaSpacing::kTimesteps) {
+  if (options_.flow) {
+    const auto train = static_cast<double>(num_train_timesteps());
+    const auto alphas = linspace(1, 1 / train, num_inference_steps + 1);
+    for (std::size_t i = alphas.size() - 1; i > 0; --i) {
+      const auto sigma = 1 - alphas[i];
+      sigmas.push_back(options_.flow_shift * sigma / (1 + (options_.flow_shift - 1) * sigma));
+      timesteps.push_back(static_cast<std::int64_t>(sigmas.back() * train));
+    }
+    if (options_.repeats_last_sigma) final_sigma = sigmas.back();
+  } else if (options_.sigma_spacing == SigmaSpacing::kTimesteps) {
     timesteps = space_solver_timesteps(options_.timestep_spacing, num_train_timesteps(), end_timestep_,
                                        num_inference_steps, options_.steps_offset);
     sigmas = interpolate({timesteps.begin(), timesteps.end()}, train_sigmas_);
@@ -78,10 +96,14 @@ Schedule MultistepSolver::make_schedule(std::int64_t num_inference_steps) const 
 MultistepSolver::Level MultistepSolver::level_at(std::int64_t index) const {
   const auto ratio = sigmas()[index];
   Level level;
-  level.alpha = 1 / (ratio.pow(2) + 1).pow(0.5);
-  level.sigma = ratio * level.alpha;
+  level.alpha = alpha_of(ratio);
+  level.sigma = options_.flow ? ratio : ratio * level.alpha;
   level.lambda = level.alpha.log() - level.sigma.log();
   return level;
+}
+
+torch::Tensor MultistepSolver::alpha_of(const torch::Tensor& sigma) const {
+  return options_.flow ? 1 - sigma : 1 / (sigma.pow(2) + 1).pow(0.5);
 }
 
 bool MultistepSolver::stays(std::int64_t index) const {
@@ -112,9 +134,9 @@ torch::Tensor MultistepSolver::add_noise_of(const torch::Tensor& indices, const 
                                             const torch::Tensor& noise) const {
   // Rounded to the samples' dtype first, as diffusers does.
   const auto ratio = sigmas().to(original_samples.scalar_type()).index_select(0, indices);
-  const auto alpha = 1 / (ratio.pow(2) + 1).pow(0.5);
+  const auto alpha = alpha_of(ratio);
   return broadcast_levels(alpha, original_samples) * original_samples +
-         broadcast_levels(ratio * alpha, original_samples) * noise;
+         broadcast_levels(options_.flow ? ratio : ratio * alpha, original_samples) * noise;
 }
 
 }  // namespace deepcache

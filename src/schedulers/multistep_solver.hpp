@@ -21,6 +21,8 @@ struct MultistepSolverOptions {
   std::int64_t solver_order = 2;  ///< 1 to 3
   bool lower_order_final = true;  ///< at the end of a run (DPM-Solver: of a short one)
   SigmaSpacing sigma_spacing = SigmaSpacing::kTimesteps;
+  bool flow = false;                ///< of flow matching: x_t = (1 - sigma_t) x_0 + sigma_t epsilon, sigmas below 1
+  double flow_shift = 1;            ///< of their sigmas: above 1, towards more noise
   bool whole_timesteps = false;     ///< sigmas that don't go by timesteps have theirs rounded, rather than cut off
   std::optional<double> sigma_min;  ///< of those sigmas; otherwise that of the first training timestep
   std::optional<double> sigma_max;  ///< or of the last one
@@ -36,9 +38,11 @@ struct MultistepSolverOptions {
 MultistepSolverOptions read_multistep_solver(const ConfigReader& config);
 
 /// Multistep solvers after diffusers' `DPMSolverMultistepScheduler` and `UniPCMultistepScheduler`. They step from sigma
-/// to sigma, though on samples x_t = alpha_t x_0 + sigma_t epsilon, which keep their variance.
+/// to sigma, though on samples x_t = alpha_t x_0 + sigma_t epsilon, which keep their variance; with flow sigmas,
+/// alpha_t is 1 - sigma_t, and they don't.
 class MultistepSolver : public SchedulerBase {
  public:
+  bool keeps_variance() const final { return !options_.flow; }
   torch::Tensor add_noise(const torch::Tensor& original_samples, const torch::Tensor& noise,
                           const torch::Tensor& timesteps) const final;
   torch::Tensor add_noise_at(const torch::Tensor& original_samples, const torch::Tensor& noise,
@@ -53,6 +57,7 @@ class MultistepSolver : public SchedulerBase {
     torch::Tensor lambda;
   };
 
+  /// @throws std::runtime_error for settings that don't go together.
   explicit MultistepSolver(const MultistepSolverOptions& options);
 
   Schedule make_schedule(std::int64_t num_inference_steps) const final;
@@ -68,6 +73,9 @@ class MultistepSolver : public SchedulerBase {
   std::vector<torch::Tensor> append(const std::vector<torch::Tensor>& outputs, const torch::Tensor& output) const;
 
  private:
+  /// alpha_t of a sigma as the schedule has it, of the image's scale or of a flow.
+  torch::Tensor alpha_of(const torch::Tensor& sigma) const;
+
   /// `indices` of the run's calls, [1] or [B].
   torch::Tensor add_noise_of(const torch::Tensor& indices, const torch::Tensor& original_samples,
                              const torch::Tensor& noise) const;

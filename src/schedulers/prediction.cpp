@@ -23,6 +23,8 @@ torch::Tensor predict_original_sample(PredictionType type, const torch::Tensor& 
     case PredictionType::kVPrediction:
       // v = alpha_t epsilon - sigma_t x_0 (arXiv 2202.00512, appendix D), solved for x_0.
       return alpha_t * sample - sigma_t * model_output;
+    case PredictionType::kFlow:
+      return sample - sigma_t * model_output;
   }
   throw std::invalid_argument("unknown prediction type");
 }
@@ -36,6 +38,8 @@ torch::Tensor predict_epsilon(PredictionType type, const torch::Tensor& model_ou
       return (sample - alpha_t * model_output) / sigma_t;
     case PredictionType::kVPrediction:
       return alpha_t * model_output + sigma_t * sample;
+    case PredictionType::kFlow:
+      break;
   }
   throw std::invalid_argument("unknown prediction type");
 }

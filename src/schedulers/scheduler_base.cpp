@@ -86,6 +86,8 @@ torch::Tensor SchedulerBase::add_noise(const torch::Tensor& original_samples, co
 
 torch::Tensor SchedulerBase::add_noise_between(const torch::Tensor& samples, const torch::Tensor& noise,
                                                std::int64_t from, std::int64_t to) const {
+  check_argument(keeps_variance(), "{}'s samples aren't those of DDPM's forward process: it can't noise them by that",
+                 name());
   const auto timesteps = alphas_.size(0);
   check_argument(0 <= from && from <= to && to <= timesteps,
                  "noise is added from a timestep to the same or a later one, from 0 to {}, not from {} to {}",

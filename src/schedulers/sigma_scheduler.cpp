@@ -70,12 +70,6 @@ torch::Tensor SigmaScheduler::add_noise_at(const torch::Tensor& original_samples
   return add_noise_of(torch::tensor({step_index}), original_samples, noise);
 }
 
-torch::Tensor SigmaScheduler::add_noise_between(const torch::Tensor& /*samples*/, const torch::Tensor& /*noise*/,
-                                                std::int64_t /*from*/, std::int64_t /*to*/) const {
-  throw std::invalid_argument(
-      fmt::format("{} steps from sigma to sigma: it can't noise samples by DDPM's forward process", name()));
-}
-
 torch::Tensor SigmaScheduler::add_noise_of(const torch::Tensor& indices, const torch::Tensor& original_samples,
                                            const torch::Tensor& noise) const {
   const auto levels = sigmas().to(original_samples.scalar_type()).index_select(0, indices);

@@ -35,8 +35,6 @@ class SigmaScheduler : public SchedulerBase {
                           const torch::Tensor& timesteps) const final;
   torch::Tensor add_noise_at(const torch::Tensor& original_samples, const torch::Tensor& noise,
                              std::int64_t step_index) const final;
-  torch::Tensor add_noise_between(const torch::Tensor& samples, const torch::Tensor& noise, std::int64_t from,
-                                  std::int64_t to) const final;
 
  protected:
   explicit SigmaScheduler(const SigmaOptions& options);

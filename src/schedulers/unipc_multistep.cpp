@@ -176,6 +176,8 @@ std::unique_ptr<Scheduler> make_unipc_multistep(const ConfigReader& config) {
                                        {"logrho", SolverType::kBh2}});
   options.predict_x0 = config.boolean("predict_x0", options.predict_x0);
   options.disable_corrector = config.integers("disable_corrector");
+  check_data(options.predict_x0 || options.solver.prediction_type != PredictionType::kFlow,
+             "the setting \"predict_x0\" must be true for \"flow_prediction\"");
   config.require_null("solver_p", "other predictors aren't supported");
   // With a last sigma of 0 diffusers computes infinity times 0 for these.
   const bool has_limit = options.predict_x0 && options.solver_type == SolverType::kBh2 &&

@@ -106,7 +106,7 @@ TEST(SchedulerAddNoiseBetween, RefusesWhatItCanNotDo) {
   for (const auto* name : {"euler", "euler_a", "heun"})
     expect_error<std::invalid_argument>(
         [&] { Scheduler::from_json(kConfig, name)->add_noise_between(sample, sample, 0, 4); },
-        {"steps from sigma to sigma", "Scheduler"});
+        {"Scheduler", "samples aren't those of DDPM"});
 }
 
 }  // namespace

@@ -18,6 +18,7 @@ SETTINGS = {
 ALGORITHMS = ("dpmsolver++", "dpmsolver", "sde-dpmsolver++", "sde-dpmsolver")
 SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
 SD = {"_class_name": "DPMSolverMultistepScheduler", **STABLE_DIFFUSION}
+FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0}
 
 
 def algorithm(name):
@@ -87,6 +88,25 @@ def sigma_cases():
     yield case("lu and karras", "dpm++_2m", {**SD, "use_lu_lambdas": True, "use_karras_sigmas": True}, 12)
 
 
+def flow_cases():
+    for order in (1, 2, 3):
+        for shift in (1.0, 3.0):
+            for final in ("zero", "sigma_min"):
+                config = {**FLOW, "flow_shift": shift, "final_sigmas_type": final, "solver_order": order}
+                for steps in (1, 2, 3, 20):
+                    yield case(f"flow {shift} {final} {order} {steps}", "dpm++_2m", config, steps)
+    for prediction in ("sample", "v_prediction"):  # of small alphas, epsilon makes samples large
+        yield case(f"flow sigmas, {prediction}", "dpm++_2m", {**FLOW, "prediction_type": prediction}, 12)
+    for dtype in HALF_TYPES:
+        yield case(f"flow {dtype}", "dpm++_2m", FLOW, 12, dtype=dtype)
+    yield case("flow from the middle", "dpm++_2m", FLOW, 20, first=9)
+    yield case("flow thresholding", "dpm++_2m", {**FLOW, "thresholding": True}, 10)
+    for solver in ("midpoint", "heun"):
+        config = {**FLOW, "algorithm_type": "sde-dpmsolver++", "solver_type": solver}
+        yield case(f"flow sde {solver}", "dpm++_2m", config, 12, seeds=[5])
+        yield case(f"flow {solver}", "dpm++_2m", {**FLOW, "solver_type": solver, "lower_order_final": False}, 12)
+
+
 def cases():
     yield from order_cases()
     yield from sigma_cases()
@@ -126,6 +146,7 @@ def cases():
     for train in (100, 120):
         config = {"trained_betas": TRAINED_BETAS, "num_train_timesteps": train, "lambda_min_clipped": -3.0}
         yield case(f"trained betas {train}", "dpm++_2m", config, 11)
+    yield from flow_cases()
 
 
 def timesteps():
@@ -143,3 +164,4 @@ def add_noise():
     for levels in ([999, 500], [749]):
         yield "dpm++_2m", SD, 4, levels
     yield "dpm++_2m_karras", SD, 50, [32, 1]
+    yield "dpm++_2m", FLOW, 4, [999, 899]
