@@ -88,6 +88,8 @@ torch::Tensor SigmaScheduler::predict_original_sample(const torch::Tensor& model
       const auto variance = sigma.pow(2) + 1;
       return model_output * (-sigma / variance.pow(0.5)) + sample / variance;
     }
+    case PredictionType::kFlow:
+      break;
   }
   throw std::invalid_argument("unknown prediction type");
 }
