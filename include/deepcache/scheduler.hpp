@@ -96,7 +96,7 @@ class Scheduler {
   /// The sample of the previous timestep, x_{t-1}, from the model's output at x_t.
   /// Nothing is read back from the tensors' device. Multistep schedulers keep `model_output` and `sample` themselves,
   /// not copies: write into neither before the run ends.
-  /// @param model_output  of the UNet, shape, dtype and device of `sample`
+  /// @param model_output  of the UNet, shape, dtype and device of `sample`; twice its channels with a learned variance
   /// @param step_index    0 .. timesteps().size(0) - 1, rising by one from call to call; 0 begins the run anew, and
   ///                      right after `set_timesteps` a run may begin at any index (image to image)
   /// @param sample        x_t, [B, C, H, W], float32, float16 or bfloat16; of one shape throughout a run, but for one

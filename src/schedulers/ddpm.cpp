@@ -1,3 +1,5 @@
+#include <vector>
+
 #include "schedulers/prediction.hpp"
 #include "schedulers/registry.hpp"
 #include "schedulers/sample_clipping.hpp"
@@ -7,9 +9,10 @@
 namespace deepcache {
 namespace {
 
-/// Which variance the noise of a step has. The others of diffusers are refused: `learned` and `learned_range` need a
-/// model with twice the channels, and `fixed_large_log` takes the root of a negative logarithm there, all NaN.
-enum class VarianceType { kFixedSmall, kFixedSmallLog, kFixedLarge };
+/// Which variance the noise of a step has. The learned ones are the second half of the model's output, as they are or
+/// between the logarithms of the small and the large one (arXiv 2102.09672, eq. 15). `fixed_large_log` is refused:
+/// diffusers takes the root of a negative logarithm there, all NaN.
+enum class VarianceType { kFixedSmall, kFixedSmallLog, kFixedLarge, kLearned, kLearnedRange };
 
 struct DDPMOptions {
   NoiseScheduleOptions noise_schedule;
@@ -38,25 +41,37 @@ class DDPMScheduler final : public SchedulerBase {
 
   torch::Tensor take_step(const torch::Tensor& model_output, std::int64_t step_index, const torch::Tensor& sample,
                           const StepOptions& options) override;
+  std::int64_t outputs_a_channel() const override { return learns_variance() ? 2 : 1; }
 
  private:
-  /// Standard deviation of a step's noise (section 3.2).
+  bool learns_variance() const {
+    return options_.variance_type == VarianceType::kLearned || options_.variance_type == VarianceType::kLearnedRange;
+  }
+
+  /// Standard deviation of a step's noise (section 3.2). `learned` is what the model says of it, if it does.
   torch::Tensor std_dev(const torch::Tensor& alpha_prod, const torch::Tensor& alpha_prod_prev,
-                        const torch::Tensor& current_beta) const;
+                        const torch::Tensor& current_beta, const torch::Tensor& learned) const;
 
   DDPMOptions options_;
 };
 
 torch::Tensor DDPMScheduler::std_dev(const torch::Tensor& alpha_prod, const torch::Tensor& alpha_prod_prev,
-                                     const torch::Tensor& current_beta) const {
+                                     const torch::Tensor& current_beta, const torch::Tensor& learned) const {
+  if (options_.variance_type == VarianceType::kLearned) return learned.pow(0.5);
   if (options_.variance_type == VarianceType::kFixedLarge) return current_beta.pow(0.5);
   // Eq. 7: beta-tilde_t, 0 where nothing is left to noise, kept above that for the logarithm.
   const auto variance = ((1 - alpha_prod_prev) / (1 - alpha_prod) * current_beta).clamp_min(1e-20);
+  if (options_.variance_type == VarianceType::kLearnedRange) {
+    const auto share = (learned + 1) / 2;
+    return (0.5 * (share * current_beta.log() + (1 - share) * variance.log())).exp();
+  }
   return options_.variance_type == VarianceType::kFixedSmallLog ? (0.5 * variance.log()).exp() : variance.pow(0.5);
 }
 
 torch::Tensor DDPMScheduler::take_step(const torch::Tensor& model_output, std::int64_t step_index,
                                        const torch::Tensor& sample, const StepOptions& options) {
+  const auto halves = learns_variance() ? model_output.chunk(2, 1) : std::vector{model_output, torch::Tensor()};
+  const auto& prediction = halves[0];
   const auto timestep = timestep_at(step_index);
   const bool last = step_index + 1 == timesteps().size(0);
   const auto alpha_prod = alphas_cumprod_[timestep];
@@ -68,7 +83,7 @@ torch::Tensor DDPMScheduler::take_step(const torch::Tensor& model_output, std::i
   const auto current_beta = 1 - current_alpha;
 
   const auto original_sample = clip_sample(
-      predict_original_sample(options_.prediction_type, model_output, sample, alpha_prod.pow(0.5), beta_prod.pow(0.5)),
+      predict_original_sample(options_.prediction_type, prediction, sample, alpha_prod.pow(0.5), beta_prod.pow(0.5)),
       options_.clipping);
 
   // Eq. 7: the mean of x_{t-1} given x_t and x_0.
@@ -77,7 +92,7 @@ torch::Tensor DDPMScheduler::take_step(const torch::Tensor& model_output, std::i
   auto mean = original_sample_coeff * original_sample + sample_coeff * sample;
   // Only at timestep 0 is there no noise: where the last timestep is another, the last step has some too.
   if (timestep == 0) return mean;
-  return mean + std_dev(alpha_prod, alpha_prod_prev, current_beta) * draw_noise(options, model_output);
+  return mean + std_dev(alpha_prod, alpha_prod_prev, current_beta, halves[1]) * draw_noise(options, prediction);
 }
 
 }  // namespace
@@ -93,7 +108,9 @@ std::unique_ptr<Scheduler> make_ddpm(const ConfigReader& config) {
     options.variance_type = config.choice("variance_type", options.variance_type,
                                           {{"fixed_small", VarianceType::kFixedSmall},
                                            {"fixed_small_log", VarianceType::kFixedSmallLog},
-                                           {"fixed_large", VarianceType::kFixedLarge}});
+                                           {"fixed_large", VarianceType::kFixedLarge},
+                                           {"learned", VarianceType::kLearned},
+                                           {"learned_range", VarianceType::kLearnedRange}});
   options.timestep_spacing = read_timestep_spacing(config, options.timestep_spacing);
   options.steps_offset = read_steps_offset(config);
   return std::make_unique<DDPMScheduler>(options);

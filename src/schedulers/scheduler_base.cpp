@@ -59,10 +59,13 @@ void SchedulerBase::check_step(const torch::Tensor& model_output, std::int64_t s
   check_argument(sample.is_floating_point() && sample.dim() > 0,
                  "the sample must be floating point, with a batch dimension; it is {}",
                  c10::str(sample.dtype(), " ", sample.sizes()));
-  check_argument(model_output.sizes() == sample.sizes() && model_output.dtype() == sample.dtype() &&
+  auto sizes = sample.sizes().vec();
+  if (sizes.size() > 1) sizes[1] *= outputs_a_channel();
+  check_argument(model_output.sizes() == sizes && model_output.dtype() == sample.dtype() &&
                      model_output.device() == sample.device(),
-                 "the model's output must have the shape, dtype and device of the sample, {}; it is {}",
-                 c10::str(sample.sizes(), " ", sample.dtype(), " ", sample.device()),
+                 "the model's output must have the shape, dtype and device of the sample{}, {}; it is {}",
+                 outputs_a_channel() == 2 ? ", with twice its channels" : "",
+                 c10::str(c10::IntArrayRef(sizes), " ", sample.dtype(), " ", sample.device()),
                  c10::str(model_output.sizes(), " ", model_output.dtype(), " ", model_output.device()));
   check_argument(!running_ || step_index == 0 || sample.sizes() == sizes_ || go_on_from_one(sample.sizes(), sizes_),
                  "the sample's shape changed within the run, from {} to {}", c10::str(c10::IntArrayRef(sizes_)),

@@ -59,6 +59,9 @@ class SchedulerBase : public Scheduler {
   /// @throws std::invalid_argument for a timestep that isn't in the run.
   torch::Tensor indices_for_timesteps(const torch::Tensor& timesteps) const;
 
+  /// Channels of the model's output for one of the sample: 2 if it has learned the variance too.
+  virtual std::int64_t outputs_a_channel() const { return 1; }
+
   /// Training timesteps from one inference step to the next, by integer division whatever the spacing.
   std::int64_t timestep_stride() const { return num_train_timesteps_ / num_inference_steps_; }
 

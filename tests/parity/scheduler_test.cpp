@@ -74,6 +74,11 @@ torch::Tensor stand_in(const torch::Tensor& sample, double timestep) {
   return sample * 0.95 - sample * 0.15 / (sample * sample + 1) + 0.1 * timestep / 1000;
 }
 
+/// The same of a UNet that has learned the variance too.
+torch::Tensor stand_in_with_variance(const torch::Tensor& sample, double timestep) {
+  return torch::cat({stand_in(sample, timestep), (sample * sample + 0.4) / (sample * sample + 4)}, 1);
+}
+
 std::vector<std::uint64_t> to_seeds(const std::vector<std::int64_t>& numbers) {
   return {numbers.begin(), numbers.end()};
 }
@@ -99,9 +104,11 @@ void expect_trajectory(const Recorded& trajectory) {
   const auto expected = trajectory.tensor("samples");
   const auto kept = trajectory.integers("recorded");
   auto sample = shared().tensor("initial").to(expected.scalar_type()) * scheduler->init_noise_sigma();
+  const bool learned = trajectory.text("config").find("\"learned") != std::string::npos;
+  const auto model = learned ? stand_in_with_variance : stand_in;
   std::int64_t compared = 0;
   for (auto i = trajectory.integer("first"); i < scheduler->timesteps().size(0); ++i) {
-    const auto output = stand_in(scheduler->scale_model_input(sample, i), scheduler->timesteps()[i].item<double>());
+    const auto output = model(scheduler->scale_model_input(sample, i), scheduler->timesteps()[i].item<double>());
     sample = scheduler->step(output, i, sample, options);
     if (std::ranges::find(kept, i) == kept.end()) continue;
     SCOPED_TRACE(c10::str("after step ", i));

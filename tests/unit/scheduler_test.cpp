@@ -360,5 +360,18 @@ TEST(SchedulerAddNoise, ToWhatAStepOfTheRunBeginsWith) {
   }
 }
 
+TEST(DDPM, LearnedVariancesAreInTheModelsOutput) {
+  const std::shared_ptr scheduler = Scheduler::from_json(R"({"_class_name": "DDPMScheduler"})");
+  const std::shared_ptr learned = Scheduler::from_json(R"({"variance_type": "learned_range"})", "ddpm");
+  const auto sample = torch::ones({1, 3, 4, 4});
+  for (const auto& [which, output] : {std::pair{learned, sample}, {scheduler, torch::ones({1, 6, 4, 4})}}) {
+    which->set_timesteps(4);
+    expect_error<std::invalid_argument>([&, &which = which, &output = output] { which->step(output, 0, sample); },
+                                        {"the model's output must have the shape", "it is"});
+  }
+  expect_error<std::invalid_argument>([&] { learned->step(sample, 0, sample); },
+                                      {"with twice its channels, [1, 6, 4, 4]"});
+}
+
 }  // namespace
 }  // namespace deepcache

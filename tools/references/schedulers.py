@@ -54,6 +54,11 @@ def stand_in(sample, timestep):
     return sample * 0.95 - sample * 0.15 / (sample * sample + 1) + 0.1 * timestep / 1000
 
 
+def stand_in_with_variance(sample, timestep):
+    """The same of a UNet that has learned the variance too, in as many channels more: from 0.1 to 1."""
+    return torch.cat([stand_in(sample, timestep), (sample * sample + 0.4) / (sample * sample + 4)], dim=1)
+
+
 def scheduler_class(name):
     return OWN_CLASSES.get(name) or getattr(diffusers, name)
 
@@ -107,8 +112,9 @@ def record_trajectory(spec):
     init_noise_sigma = float(scheduler.init_noise_sigma)
     sample = initial_sample().to(getattr(torch, spec.get("dtype", "float32"))) * init_noise_sigma
     samples = []
+    model = stand_in_with_variance if '"learned' in json.dumps(spec["config"]) else stand_in
     for i in calls:
-        output = stand_in(scheduler.scale_model_input(sample, timesteps[i]), timesteps[i].item())
+        output = model(scheduler.scale_model_input(sample, timesteps[i]), timesteps[i].item())
         sample = scheduler.step(output, timesteps[i], sample, **arguments).prev_sample
         assert sample.isfinite().all() and sample.abs().max() < 20 * init_noise_sigma, spec["name"]
         if i in kept:

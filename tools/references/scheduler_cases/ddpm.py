@@ -55,6 +55,18 @@ def cases():
             yield case(f"ddpm {dtype} {variance}", "ddpm", config, 20, dtype=dtype, seeds=[19])
         config = {"prediction_type": "v_prediction", "thresholding": True}
         yield case(f"ddpm {dtype} thresholding", "ddpm", config, 10, dtype=dtype, seeds=[20])
+    yield from learned_cases()
+
+
+def learned_cases():
+    for variance in ("learned", "learned_range"):
+        for spacing in SPACINGS:
+            config = {"timestep_spacing": spacing, "variance_type": variance}
+            for steps in (1, 3, 25):
+                yield case(f"ddpm {spacing} {variance} {steps}", "ddpm", config, steps, seeds=[21])
+        config = {"variance_type": variance, "prediction_type": "v_prediction"}
+        for dtype in ("float32", *HALF_TYPES):
+            yield case(f"ddpm {dtype} {variance} v_prediction", "ddpm", config, 12, dtype=dtype, seeds=[22])
 
 
 def timesteps():
