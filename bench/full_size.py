@@ -89,11 +89,67 @@ OPEN_CLIP_G = dict(
     hidden_act="gelu",
     projection_dim=1280,
 )
+OPEN_CLIP_H_VISION = dict(
+    hidden_size=1280,
+    intermediate_size=5120,
+    num_hidden_layers=32,
+    num_attention_heads=16,
+    patch_size=14,
+    hidden_act="gelu",
+    projection_dim=1024,
+)
 TEXT_ENCODERS = {"sd15": [CLIP_L], "sd21": [OPEN_CLIP_H], "sdxl": [CLIP_L, OPEN_CLIP_G]}
 VAES = {
     "sd15": dict(sample_size=512, scaling_factor=0.18215),
     "sd21": dict(sample_size=768, scaling_factor=0.18215),
     "sdxl": dict(sample_size=1024, scaling_factor=0.13025),
+}
+# The parameters of CompVis's cin256-v2.yaml that make the networks, as LatentDiffusion has them.
+LDM4G = {
+    "linear_start": 0.0015,
+    "linear_end": 0.0195,
+    "timesteps": 1000,
+    "conditioning_key": "crossattn",
+    "unet_config": {
+        "target": "ldm.modules.diffusionmodules.openaimodel.UNetModel",
+        "params": {
+            "image_size": 64,
+            "in_channels": 3,
+            "out_channels": 3,
+            "model_channels": 192,
+            "attention_resolutions": [8, 4, 2],
+            "num_res_blocks": 2,
+            "channel_mult": [1, 2, 3, 5],
+            "num_heads": 1,
+            "use_spatial_transformer": True,
+            "transformer_depth": 1,
+            "context_dim": 512,
+        },
+    },
+    "first_stage_config": {
+        "target": "ldm.models.autoencoder.VQModelInterface",
+        "params": {
+            "embed_dim": 3,
+            "n_embed": 8192,
+            "ddconfig": {
+                "double_z": False,
+                "z_channels": 3,
+                "resolution": 256,
+                "in_channels": 3,
+                "out_ch": 3,
+                "ch": 128,
+                "ch_mult": [1, 2, 4],
+                "num_res_blocks": 2,
+                "attn_resolutions": [],
+                "dropout": 0.0,
+            },
+            "lossconfig": {"target": "torch.nn.Identity"},
+        },
+    },
+    "cond_stage_config": {
+        "target": "ldm.modules.encoders.modules.ClassEmbedder",
+        "params": {"n_classes": 1001, "embed_dim": 512, "key": "class_label"},
+    },
 }
 
 
@@ -108,6 +164,10 @@ def make_text_encoder(config, tokenizer, projected):
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
     return cls(transformers.CLIPTextConfig(vocab_size=49408, max_position_embeddings=77, **tokens, **config))
+
+
+def make_image_encoder():
+    return transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**OPEN_CLIP_H_VISION))
 
 
 def make_video_vae():
