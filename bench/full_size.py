@@ -110,6 +110,7 @@ LDM4G = {
     "linear_end": 0.0195,
     "timesteps": 1000,
     "conditioning_key": "crossattn",
+    "use_ema": False,
     "unet_config": {
         "target": "ldm.modules.diffusionmodules.openaimodel.UNetModel",
         "params": {

@@ -3,7 +3,7 @@
     python bench/make_pipeline.py [sd15|sd21|sdxl|svd_xt|ldm4g|ddpm_cifar10|ddpm_lsun] [--out FOLDER] [--dtype float16]
     python tools/export.py build/bench/sdxl_pipeline build/bench/sdxl_package --storage-dtype float16
 
-A diffusers folder; of ldm4g a folder with a checkpoint and its YAML file, as CompVis has them. The tokenizer is the emoji
+A diffusers folder; of ldm4g a checkpoint and its YAML file in one, as CompVis has them. The tokenizer is the emoji
 model's, with room for 77 tokens: the published one's vocabulary isn't here. In float16, sd15 takes 2.1 GB of disk and
 memory, sd21 2.6 GB, sdxl 6.9 GB, svd_xt 4.5 GB.
 """
