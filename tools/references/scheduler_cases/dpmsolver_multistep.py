@@ -2,7 +2,7 @@ import json
 
 import diffusers
 
-from scheduler_cases.common import HALF_TYPES, SPACINGS, STABLE_DIFFUSION, TRAINED_BETAS, case
+from scheduler_cases.common import FLOW, HALF_TYPES, SPACINGS, STABLE_DIFFUSION, TRAINED_BETAS, case, flow_cases
 
 NAMES = {
     "dpm++_2m": "DPMSolverMultistepScheduler",
@@ -18,7 +18,6 @@ SETTINGS = {
 ALGORITHMS = ("dpmsolver++", "dpmsolver", "sde-dpmsolver++", "sde-dpmsolver")
 SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
 SD = {"_class_name": "DPMSolverMultistepScheduler", **STABLE_DIFFUSION}
-FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0}
 
 
 def algorithm(name):
@@ -88,19 +87,7 @@ def sigma_cases():
     yield case("lu and karras", "dpm++_2m", {**SD, "use_lu_lambdas": True, "use_karras_sigmas": True}, 12)
 
 
-def flow_cases():
-    for order in (1, 2, 3):
-        for shift in (1.0, 3.0):
-            for final in ("zero", "sigma_min"):
-                config = {**FLOW, "flow_shift": shift, "final_sigmas_type": final, "solver_order": order}
-                for steps in (1, 2, 3, 20):
-                    yield case(f"flow {shift} {final} {order} {steps}", "dpm++_2m", config, steps)
-    for prediction in ("sample", "v_prediction"):  # of small alphas, epsilon makes samples large
-        yield case(f"flow sigmas, {prediction}", "dpm++_2m", {**FLOW, "prediction_type": prediction}, 12)
-    for dtype in HALF_TYPES:
-        yield case(f"flow {dtype}", "dpm++_2m", FLOW, 12, dtype=dtype)
-    yield case("flow from the middle", "dpm++_2m", FLOW, 20, first=9)
-    yield case("flow thresholding", "dpm++_2m", {**FLOW, "thresholding": True}, 10)
+def flow_solver_cases():
     for solver in ("midpoint", "heun"):
         config = {**FLOW, "algorithm_type": "sde-dpmsolver++", "solver_type": solver}
         yield case(f"flow sde {solver}", "dpm++_2m", config, 12, seeds=[5])
@@ -146,7 +133,8 @@ def cases():
     for train in (100, 120):
         config = {"trained_betas": TRAINED_BETAS, "num_train_timesteps": train, "lambda_min_clipped": -3.0}
         yield case(f"trained betas {train}", "dpm++_2m", config, 11)
-    yield from flow_cases()
+    yield from flow_cases("dpm++_2m")
+    yield from flow_solver_cases()
 
 
 def timesteps():

@@ -2,12 +2,11 @@ import json
 
 import diffusers
 
-from scheduler_cases.common import HALF_TYPES, SPACINGS, STABLE_DIFFUSION, TRAINED_BETAS, case
+from scheduler_cases.common import FLOW, HALF_TYPES, SPACINGS, STABLE_DIFFUSION, TRAINED_BETAS, case, flow_cases
 
 NAMES = {"unipc": "UniPCMultistepScheduler"}
 SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
 SD = {"_class_name": "UniPCMultistepScheduler", **STABLE_DIFFUSION}
-FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0}
 
 
 def order_cases():
@@ -63,21 +62,6 @@ def sigma_cases():
         yield case(f"{sigmas} limits", "unipc", {**SD, sigmas: True, "sigma_min": 0.1, "sigma_max": 10.0}, 12)
 
 
-def flow_cases():
-    for order in (1, 2, 3):
-        for shift in (1.0, 3.0):
-            for final in ("zero", "sigma_min"):
-                config = {**FLOW, "flow_shift": shift, "final_sigmas_type": final, "solver_order": order}
-                for steps in (1, 2, 3, 20):
-                    yield case(f"flow {shift} {final} {order} {steps}", "unipc", config, steps)
-    for prediction in ("sample", "v_prediction"):  # of small alphas, epsilon makes samples large
-        yield case(f"flow sigmas, {prediction}", "unipc", {**FLOW, "prediction_type": prediction}, 12)
-    for dtype in HALF_TYPES:
-        yield case(f"flow {dtype}", "unipc", FLOW, 12, dtype=dtype)
-    yield case("flow from the middle", "unipc", FLOW, 20, first=9)
-    yield case("flow thresholding", "unipc", {**FLOW, "thresholding": True}, 10)
-
-
 def cases():
     yield from order_cases()
     yield from sigma_cases()
@@ -113,7 +97,7 @@ def cases():
     for train in (100, 120):
         config = {"trained_betas": TRAINED_BETAS, "num_train_timesteps": train}
         yield case(f"trained betas {train}", "unipc", config, 11)
-    yield from flow_cases()
+    yield from flow_cases("unipc")
 
 
 def timesteps():
