@@ -22,6 +22,9 @@ DDPM = dict(
 # "ddpm", and of UNetSpatioTemporalConditionModel, which are those of SVD-XT, for "svd".
 UNETS = {
     "sd15": dict(sample_size=64, cross_attention_dim=768),
+    "sd15_narrow": dict(  # at 0.35 of its width, for quick comparisons
+        sample_size=32, block_out_channels=[128, 256, 512, 512], cross_attention_dim=768
+    ),
     "sd21": dict(  # 768 x 768 pixels; the base model is the same network at 64 x 64 latents
         sample_size=96,
         cross_attention_dim=1024,

@@ -1,7 +1,7 @@
 """Writes a published UNet at its full size with random weights, traced as tools/export.py traces.
 
-    python bench/make_unet.py [sd15|sd21|sdxl|sdxl_refiner|svd|svd_xt|ldm4g|ddpm_cifar10|ddpm_lsun] [--dtype float16]
-        [--out FOLDER] [--no-weights]
+    python bench/make_unet.py [sd15|sd15_narrow|sd21|sdxl|sdxl_refiner|svd|svd_xt|ldm4g|ddpm_cifar10|ddpm_lsun]
+        [--dtype float16] [--out FOLDER] [--no-weights]
 
 For unet_bench and `deepcache inspect`. The folder gets unet.pt (for sd15 3.4 GB in float32) and config.json. What a
 step costs doesn't depend on the weights' values, nor do its multiply-accumulates depend on the dtype: so for `inspect`
@@ -96,13 +96,14 @@ def write_model(name, out, no_weights=False):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", choices=UNETS, default="sd15", help="default sd15")
-    parser.add_argument("--out", type=Path, help="folder; default build/bench/MODEL")
+    parser.add_argument("--out", type=Path, help="folder; default build/bench/MODEL, or MODEL_DTYPE")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-weights", action="store_true", help="zeros that take no room, for `deepcache inspect`")
     args = parser.parse_args()
     quiet()
-    out = args.out or ROOT / "build/bench" / args.model
+    name = args.model if args.dtype == "float32" else f"{args.model}_{args.dtype}"
+    out = args.out or ROOT / "build/bench" / name
     torch.manual_seed(args.seed)
     torch.set_default_dtype(DTYPES[args.dtype])  # or a half UNet would take three times its memory while it is made
     unet = write_model(args.model, out, args.no_weights)

@@ -13,6 +13,8 @@
 #include <cmath>
 #include <cstdio>
 #include <fstream>
+#include <iostream>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "core/graph_cut.hpp"
@@ -32,6 +34,7 @@ struct Options {
   Size latent_size{32, 32}, text{77, 768};
   std::int64_t batch = 2, branch = 0;
   int threads = 2, rounds = 15;
+  bool serve = false;
 };
 
 struct Times {  // milliseconds, by round
@@ -77,6 +80,7 @@ void add_flags(CLI::App& app, Options& o) {
   app.add_option("--rounds", o.rounds, "Each runs every kind of step once")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  app.add_flag("--serve", o.serve, "Runs a step for each line read, full or cached, and writes its milliseconds");
   app.add_option("--json", o.json, "Writes the numbers to this file too");
 }
 
@@ -209,6 +213,26 @@ Result measure(const Options& o) {
   return r;
 }
 
+/// For bench/compare_steps.py, which has other processes take turns with this one.
+void serve(const Options& o) {
+  const auto module = load(o);
+  const deepcache::UNet unet(module);
+  const auto inputs = make_inputs(o, (*module.parameters().begin()).scalar_type());
+  deepcache::Helper helper(unet);
+  helper.set_params({.cache_interval = std::numeric_limits<std::int64_t>::max(), .cache_branch_id = o.branch});
+  helper.enable();
+  helper.forward(inputs);
+  std::puts("ready");
+  std::fflush(stdout);
+  for (std::string kind; std::getline(std::cin, kind);) {
+    if (kind != "full" && kind != "cached")
+      throw std::invalid_argument("a step is full or cached, got \"" + kind + "\"");
+    if (kind == "full") helper.reset();
+    std::printf("%f\n", milliseconds([&] { helper.forward(inputs); }));
+    std::fflush(stdout);
+  }
+}
+
 /// {name, value, unit}, in the order of the table. NaN: not known here.
 using Rows = std::vector<std::tuple<std::string, double, std::string>>;
 
@@ -282,7 +306,10 @@ int main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
     at::set_num_threads(options.threads);
-    report(options, measure(options));
+    if (options.serve)
+      serve(options);
+    else
+      report(options, measure(options));
     return 0;
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
