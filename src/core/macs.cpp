@@ -26,7 +26,7 @@ struct Operator : at::ObserverContext {
 
 bool is_convolution(std::string_view name) {
   return name == "aten::_convolution" || name == "aten::convolution" || name == "aten::conv1d" ||
-         name == "aten::conv2d" || name == "aten::conv3d";
+         name == "aten::conv2d" || name == "aten::conv3d" || name == "mkldnn::_convolution_pointwise";
 }
 
 /// What the operator will multiply; null if it isn't one that counts.
@@ -35,12 +35,12 @@ std::unique_ptr<Operator> describe(std::string_view name, c10::ArrayRef<const c1
   auto result = std::make_unique<Operator>();
   result->kind = &Macs::weights;
   if (is_convolution(name)) {
-    const auto weights_per_channel = tensor(1).numel() / tensor(1).size(0);
+    const auto weights_per_channel = c10::multiply_integers(tensor(1).sizes().slice(1));
     if (inputs.size() > 6 && inputs[6].isBool() && inputs[6].toBool())  // transposed
       result->macs = tensor(0).numel() * weights_per_channel;
     else
       result->macs_per_output_element = weights_per_channel;
-  } else if (name == "aten::linear") {
+  } else if (name == "aten::linear" || name == "mkldnn::_linear_pointwise") {
     result->macs_per_output_element = tensor(0).size(-1);
   } else if (name == "aten::addmm") {
     result->macs_per_output_element = tensor(1).size(-1);
@@ -48,7 +48,7 @@ std::unique_ptr<Operator> describe(std::string_view name, c10::ArrayRef<const c1
     const std::size_t first = name == "aten::baddbmm" ? 1 : 0;
     if (tensor(first + 1).dim() > 2) result->kind = &Macs::attention;
     result->macs_per_output_element = tensor(first).size(-1);
-  } else if (name == "aten::scaled_dot_product_attention") {
+  } else if (name == "aten::scaled_dot_product_attention" || name == "deepcache::attention") {
     const auto queries = tensor(0).numel() / tensor(0).size(-1);
     result->kind = &Macs::attention;
     result->macs = queries * tensor(1).size(-2) * (tensor(1).size(-1) + tensor(2).size(-1));
@@ -158,7 +158,12 @@ MacCount count_on_meta(const Graph& graph, const std::vector<c10::IValue>& input
 
 }  // namespace
 
-MacCount count_macs(const Graph& graph, const std::vector<c10::IValue>& inputs, torch::Device device) {
+MacCount count_macs(const Graph& graph, const std::vector<c10::IValue>& inputs) {
+  return count_macs(graph, inputs, graph, torch::kCPU);
+}
+
+MacCount count_macs(const Graph& graph, const std::vector<c10::IValue>& inputs, const Graph& runnable,
+                    torch::Device device) {
   try {
     return count_on_meta(graph, inputs);
   } catch (const std::exception& error) {
@@ -168,7 +173,7 @@ MacCount count_macs(const Graph& graph, const std::vector<c10::IValue>& inputs, 
   for (auto& value : zeros)
     value = map_tensors(
         value, [&](const torch::Tensor& shape) { return shape.is_meta() ? torch::zeros_like(shape, device) : shape; });
-  return run_and_count(graph, std::move(zeros));
+  return run_and_count(runnable, std::move(zeros));
 }
 
 }  // namespace deepcache

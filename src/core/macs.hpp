@@ -14,8 +14,11 @@ struct MacCount {
 };
 
 /// Counts the multiply-accumulates of one run for inputs of these shapes. Runs on the meta device, where nothing is
-/// computed; a graph with an operator that can't, on `device`, on zeros.
-MacCount count_macs(const Graph& graph, const std::vector<c10::IValue>& inputs, torch::Device device = torch::kCPU);
+/// computed. For a graph with an operator that can't, `runnable` is run on `device`, on zeros: the same graph as it
+/// runs.
+MacCount count_macs(const Graph& graph, const std::vector<c10::IValue>& inputs, const Graph& runnable,
+                    torch::Device device);
+MacCount count_macs(const Graph& graph, const std::vector<c10::IValue>& inputs);
 
 /// Counts those of everything that the current thread runs while it lives.
 class MacCounter {

@@ -9,6 +9,7 @@
 #include <string>
 #include <unordered_map>
 
+#include "core/packed_weights.hpp"
 #include "error.hpp"
 #include "io/files.hpp"
 
@@ -55,7 +56,7 @@ void move_constants(jit::Block& block, torch::Device device,
     if (!value || !(value->isTensor() || value->isTensorList() || value->isDevice())) continue;
     const auto replacement =
         value->isDevice() ? c10::IValue(device) : map_tensors(*value, [&](const torch::Tensor& tensor) {
-          if (!tensor.defined() || tensor.dim() == 0) return tensor;
+          if (!tensor.defined() || tensor.dim() == 0 || tensor.is_meta()) return tensor;
           auto& entry = moved[tensor.unsafeGetTensorImpl()];  // weights used twice stay one
           if (!entry.defined()) entry = tensor.detach().to(device);
           return entry;
@@ -120,15 +121,29 @@ std::vector<c10::IValue> Program::run(std::vector<c10::IValue> inputs) const {
   return inputs;
 }
 
-Network::Network(const jit::Module& module, torch::Device device)
-    : program_(move_graph(inference_graph(module), device), "network") {}
+namespace {
+
+/// Lets go of the module, whose weights the graph shares.
+Graph take_graph(jit::Module module) {
+  return inference_graph(module);
+}
+
+Graph make_runnable(Graph graph) {
+  PackedWeights weights;
+  return weights.runnable(weights.pack(std::move(graph)));
+}
+
+}  // namespace
+
+Network::Network(jit::Module module, torch::Device device)
+    : program_(make_runnable(move_graph(take_graph(std::move(module)), device)), "network") {}
 
 c10::IValue Network::forward(std::vector<c10::IValue> inputs) const {
   return program_.run(std::move(inputs)).at(0);
 }
 
 torch::Tensor Network::operator()(const torch::Tensor& input) const {
-  return first_tensor(forward({input}));
+  return first_tensor(forward({input})).contiguous();
 }
 
 torch::Tensor first_tensor(const c10::IValue& output) {

@@ -39,7 +39,7 @@ c10::FunctionSchema forward_schema(const torch::jit::Module& module);
 torch::Device device_of(const Graph& graph);
 
 /// Moves a graph's constants: tensors, and devices, which tracing writes into the graph. Zero-dimensional tensors stay:
-/// they are numbers to every operator. Changes the graph, and returns it.
+/// they are numbers to every operator; so do those on the meta device. Changes the graph, and returns it.
 Graph move_graph(Graph graph, torch::Device device);
 
 /// Applies `function` to each tensor inside a value: itself, or an element of a tuple, list or dictionary.
@@ -64,7 +64,7 @@ class Program {
 /// A traced network that isn't cut: text encoders and autoencoders.
 class Network {
  public:
-  Network(const torch::jit::Module& module, torch::Device device);
+  Network(torch::jit::Module module, torch::Device device);
   c10::IValue forward(std::vector<c10::IValue> inputs) const;
   /// The first tensor of what `forward` returns.
   torch::Tensor operator()(const torch::Tensor& input) const;

@@ -8,6 +8,7 @@
 #include "core/backend.hpp"
 #include "core/controlnet_graph.hpp"
 #include "core/graph_cut.hpp"
+#include "core/packed_weights.hpp"
 
 namespace deepcache {
 
@@ -15,7 +16,7 @@ namespace deepcache {
 class TorchScriptBackend : public Backend {
  public:
   /// @param device  where it runs; if none is given, where the module's weights are
-  TorchScriptBackend(const torch::jit::Module& module, std::optional<torch::Device> device);
+  TorchScriptBackend(torch::jit::Module module, std::optional<torch::Device> device);
 
   c10::IValue run(std::vector<c10::IValue> inputs) const override;
   FullResult run_full(std::vector<c10::IValue> inputs, std::int64_t cache_branch_id) const override;
@@ -34,12 +35,14 @@ class TorchScriptBackend : public Backend {
     Program shallow;
   };
   TorchScriptBackend(const Forward& forward, std::optional<torch::Device> device);
-  TorchScriptBackend(Forward forward, torch::Device device, std::vector<std::string> branch_names);
+  TorchScriptBackend(Forward forward, torch::Device device, std::vector<std::string> branch_names,
+                     PackedWeights weights = {});
   const Branch& branch(std::int64_t cache_branch_id) const;
 
   c10::FunctionSchema schema_;
   torch::Device device_;
-  Graph graph_;
+  PackedWeights weights_;
+  Graph graph_;  // as it was traced; where weights are packed, it knows their shapes only
   Program program_;
   std::vector<std::string> branch_names_;
   mutable std::mutex mutex_;

@@ -13,9 +13,10 @@ UNet::UNet(const torch::jit::Module& module)
 
 UNet UNet::load(const std::filesystem::path& file, torch::Device device, std::optional<torch::Dtype> dtype) {
   check_device(device);
-  const auto module = load_module(file, dtype);
+  auto module = load_module(file, dtype);
   try {
-    return UNet(std::make_shared<Impl>(Impl{.backend = std::make_shared<TorchScriptBackend>(module, device)}));
+    return UNet(
+        std::make_shared<Impl>(Impl{.backend = std::make_shared<TorchScriptBackend>(std::move(module), device)}));
   } catch (const std::invalid_argument& error) {
     throw std::invalid_argument(fmt::format("{}: {}", file.string(), error.what()));
   }

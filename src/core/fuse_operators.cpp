@@ -1,0 +1,121 @@
+#include "core/fuse_operators.hpp"
+
+#include <torch/csrc/jit/ir/constants.h>
+#include <torch/csrc/jit/passes/dead_code_elimination.h>
+
+#include "cpu/operators.hpp"
+
+namespace deepcache {
+namespace jit = torch::jit;
+namespace {
+
+/// Makes nodes before a given one, in its scope.
+class Builder {
+ public:
+  explicit Builder(jit::Node& place) : graph_(*place.owningGraph()), place_(place), guard_(&place) {}
+
+  jit::Value* constant(const c10::IValue& value) { return graph_.insertConstant(value); }
+
+  /// Puts the result of an operator in the place of that of `place`, which does nothing any more.
+  void replace_by(const char* kind, const std::vector<jit::Value*>& inputs) {
+    auto* node = graph_.insertNode(graph_.create(c10::Symbol::fromQualString(kind), inputs));
+    node->setScope(place_.scope());
+    node->output()->setType(place_.output()->type());
+    place_.output()->replaceAllUsesWith(node->output());
+  }
+
+ private:
+  jit::Graph& graph_;
+  jit::Node& place_;
+  jit::WithInsertPoint guard_;
+};
+
+/// Of a tensor as tracing makes of numbers.
+bool is_number(const torch::Tensor& tensor, double expected) {
+  return tensor.defined() && tensor.dim() == 0 && tensor.is_cpu() && tensor.item<double>() == expected;
+}
+
+bool is_constant(const jit::Value* value, const auto& expected) {
+  const auto constant = jit::toIValue(value);
+  if (!constant) return false;
+  if constexpr (std::is_same_v<std::decay_t<decltype(expected)>, double>) {
+    if (constant->isTensor()) return is_number(constant->toTensor(), expected);
+    return constant->isScalar() && constant->toScalar().toDouble() == expected;
+  } else {
+    return *constant == c10::IValue(expected);
+  }
+}
+
+/// Group norm, and the SiLU of it if nothing else reads it.
+void fuse_group_norm(jit::Node& norm) {
+  const auto& uses = norm.output()->uses();
+  const bool silu = uses.size() == 1 && uses[0].user->kind() == c10::aten::silu;
+  auto& last = silu ? *uses[0].user : norm;
+  Builder builder(last);
+  builder.replace_by("deepcache::group_norm", {norm.input(0), norm.input(1), norm.input(2), norm.input(3),
+                                               norm.input(4), builder.constant(silu)});
+}
+
+/// Attention without mask, dropout and grouped queries.
+void fuse_attention(jit::Node& node) {
+  const auto none = c10::IValue();
+  if (!is_constant(node.input(3), none) || !is_constant(node.input(4), 0.0) || !is_constant(node.input(5), false))
+    return;
+  if (node.inputs().size() > 7 && !is_constant(node.input(7), false)) return;
+  auto* scale = node.inputs().size() > 6 ? node.input(6) : nullptr;
+  Builder builder(node);
+  builder.replace_by("deepcache::attention",
+                     {node.input(0), node.input(1), node.input(2), scale ? scale : builder.constant(none)});
+}
+
+/// values * gelu(gates), of the halves of a tensor.
+void fuse_geglu(jit::Node& product) {
+  for (const std::size_t side : {0, 1}) {
+    const auto* gelu = product.input(side)->node();
+    if (gelu->kind() != c10::aten::gelu || !is_constant(gelu->input(1), std::string("none"))) continue;
+    const auto* halves = gelu->input(0)->node();
+    if (halves->kind() != c10::prim::ListUnpack || halves->outputs().size() != 2 ||
+        gelu->input(0) != halves->output(1) || product.input(1 - side) != halves->output(0))
+      continue;
+    const auto* chunk = halves->input()->node();
+    if (chunk->kind() != c10::aten::chunk || !is_constant(chunk->input(1), std::int64_t{2}) ||
+        !is_constant(chunk->input(2), std::int64_t{-1}))
+      continue;
+    Builder(product).replace_by("deepcache::geglu", {chunk->input(0)});
+    return;
+  }
+}
+
+/// Whether an operator writes into one of its inputs, which other values may share memory with.
+bool writes_in_place(const jit::Block& block) {
+  for (const auto* node : block.nodes()) {
+    const auto* schema = node->maybeSchema();
+    if (schema != nullptr && schema->is_mutable()) return true;
+    for (const auto* inner : node->blocks())
+      if (writes_in_place(*inner)) return true;
+  }
+  return false;
+}
+
+void fuse(jit::Block& block) {
+  for (auto* node : block.nodes()) {
+    for (auto* inner : node->blocks()) fuse(*inner);
+    if (node->kind() == c10::aten::group_norm) fuse_group_norm(*node);
+    if (node->kind() == c10::aten::scaled_dot_product_attention) fuse_attention(*node);
+    if (node->kind() == c10::aten::mul) fuse_geglu(*node);
+    if (node->kind() == c10::aten::div && node->inputs().size() == 2 && is_constant(node->input(1), 1.0))
+      node->output()->replaceAllUsesWith(node->input(0));
+  }
+}
+
+}  // namespace
+
+Graph fuse_operators(Graph graph) {
+  if (!cpu::has_kernels(torch::kFloat) || writes_in_place(*graph->block())) return graph;
+  cpu::register_operators();
+  fuse(*graph->block());
+  jit::EliminateDeadCode(graph);
+  return graph;
+}
+
+}  // namespace deepcache

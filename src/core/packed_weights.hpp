@@ -1,0 +1,30 @@
+#pragma once
+
+#include <unordered_map>
+
+#include "core/torchscript.hpp"
+
+namespace deepcache {
+
+/// Weights of convolutions and linear layers, reordered once to the blocks that oneDNN computes with (unpacked, each
+/// call reorders them anew), and pictures in channels_last. For float32 and bfloat16, on processors with AVX-512;
+/// elsewhere graphs stay what they are. Results differ from those on unpacked weights by rounding alone.
+class PackedWeights {
+ public:
+  /// Packs the weights in `graph`, and leaves of each its shape there: a tensor on the meta device. So its memory is
+  /// free as soon as it is packed, unless someone else holds it. Changes the graph, and returns it.
+  Graph pack(Graph graph);
+
+  /// A copy of such a graph, or of a part of one, that runs on the packed weights.
+  Graph runnable(const Graph& graph) const;
+
+ private:
+  struct Weight {
+    torch::Tensor shape, packed;
+  };
+  void pack(torch::jit::Block& block);
+  void use(torch::jit::Block& block) const;
+  std::unordered_map<const c10::TensorImpl*, Weight> weights_;  // by the shape's tensor, which it keeps alive
+};
+
+}  // namespace deepcache

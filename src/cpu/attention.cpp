@@ -1,0 +1,154 @@
+#include <ATen/native/CPUBlas.h>
+
+#include <cmath>
+#include <vector>
+
+#include "cpu/kernels.hpp"
+#include "cpu/operators.hpp"
+#include "cpu/parallel.hpp"
+
+namespace deepcache::cpu {
+namespace {
+
+constexpr std::int64_t kBlockRows = 64, kBlockColumns = 512;  // of scores: 128 KiB, in the second-level cache
+
+/// Where a batch's and head's rows begin, and how far apart they are; elements of a row are next to each other.
+template <typename T>
+struct Rows {
+  Rows(const torch::Tensor& tensor, std::int64_t batch_and_head)
+      : data(tensor.const_data_ptr<T>() + batch_and_head / tensor.size(1) * tensor.stride(0) +
+             batch_and_head % tensor.size(1) * tensor.stride(1)),
+        stride(tensor.stride(2)) {}
+  const T* operator[](std::int64_t row) const { return data + row * stride; }
+  const T* data;
+  std::int64_t stride;
+};
+
+// Matrix products on bfloat16 read their right operand with each two rows interleaved, element by element.
+constexpr bool is_interleaved(const float*) {
+  return false;
+}
+constexpr bool is_interleaved(const c10::BFloat16*) {
+  return true;
+}
+
+/// [L, D] to [D, stride]
+void pack_keys(const Rows<float>& keys, std::int64_t length, std::int64_t dim, std::int64_t stride, float* packed) {
+  for (std::int64_t row = 0; row < length; ++row)
+    for (std::int64_t i = 0; i < dim; ++i) packed[i * stride + row] = keys[row][i];
+}
+
+void pack_keys(const Rows<c10::BFloat16>& keys, std::int64_t length, std::int64_t dim, std::int64_t stride,
+               c10::BFloat16* packed) {
+  for (std::int64_t row = 0; row < length; ++row)
+    for (std::int64_t i = 0; i < dim; ++i) packed[(i / 2 * stride + row) * 2 + i % 2] = keys[row][i];
+}
+
+/// [L, D] to [L, D]
+void pack_values(const Rows<float>& values, std::int64_t length, std::int64_t dim, float* packed) {
+  for (std::int64_t row = 0; row < length; ++row) std::copy_n(values[row], dim, packed + row * dim);
+}
+
+void pack_values(const Rows<c10::BFloat16>& values, std::int64_t length, std::int64_t dim, c10::BFloat16* packed) {
+  for (std::int64_t row = 0; row < length; ++row)
+    for (std::int64_t i = 0; i < dim; ++i) packed[(row / 2 * dim + i) * 2 + row % 2] = values[row][i];
+  if (length % 2 == 1)
+    for (std::int64_t i = 0; i < dim; ++i) packed[(length / 2 * dim + i) * 2 + 1] = 0;
+}
+
+/// What a thread works with.
+template <typename T>
+struct Scratch {
+  explicit Scratch(std::int64_t columns, std::int64_t dim)
+      : scores(kBlockRows * columns), output(kBlockRows * dim), maximum(kBlockRows), sum(kBlockRows) {
+    if (is_interleaved(static_cast<T*>(nullptr))) halves.resize(kBlockRows * columns);
+  }
+  T* weights() {
+    if constexpr (std::is_same_v<T, float>)
+      return scores.data();
+    else
+      return halves.data();
+  }
+  std::vector<float> scores, output, maximum, sum;
+  std::vector<T> halves;
+};
+
+template <typename T>
+torch::Tensor attention_of(const torch::Tensor& query, const torch::Tensor& key, const torch::Tensor& value,
+                           float scale) {
+  constexpr bool interleaved = is_interleaved(static_cast<T*>(nullptr));
+  const auto batch = query.size(0), heads = query.size(1), rows = query.size(2), dim = query.size(3);
+  const auto length = key.size(2), stride = (length + 15) / 16 * 16;
+  const auto keys = torch::empty({batch * heads, dim, stride}, query.options());
+  const auto values = torch::empty({batch * heads, stride, dim}, query.options());
+  auto* const packed_keys = keys.mutable_data_ptr<T>();
+  auto* const packed_values = values.mutable_data_ptr<T>();
+  parallel_for(batch * heads, [&](std::int64_t begin, std::int64_t end) {
+    for (auto i = begin; i < end; ++i) {
+      pack_keys(Rows<T>(key, i), length, dim, stride, packed_keys + i * stride * dim);
+      pack_values(Rows<T>(value, i), length, dim, packed_values + i * stride * dim);
+    }
+  });
+
+  auto output = torch::empty({batch, rows, heads, dim}, query.options());
+  auto* const written = output.mutable_data_ptr<T>();
+  const auto blocks = (rows + kBlockRows - 1) / kBlockRows;
+  const auto width = std::min(kBlockColumns, stride);
+  parallel_for(batch * heads * blocks, [&](std::int64_t begin, std::int64_t end) {
+    Scratch<T> scratch(width, dim);
+    for (auto task = begin; task < end; ++task) {
+      const auto i = task / blocks, first_row = task % blocks * kBlockRows;
+      const auto count = std::min(kBlockRows, rows - first_row);
+      const Rows<T> queries(query, i);
+      for (std::int64_t column = 0; column < length; column += width) {
+        const auto columns = std::min(width, length - column);
+        at::native::cpublas::brgemm(count, columns, dim, queries.stride, stride, width, false, queries[first_row],
+                                    packed_keys + i * stride * dim + column * (interleaved ? 2 : 1),
+                                    scratch.scores.data(), interleaved);
+        softmax_block({.rows = count,
+                       .columns = columns,
+                       .columns_stride = width,
+                       .head_dim = dim,
+                       .scale = scale,
+                       .first = column == 0,
+                       .scores = scratch.scores.data(),
+                       .maximum = scratch.maximum.data(),
+                       .sum = scratch.sum.data(),
+                       .output = scratch.output.data()},
+                      scratch.weights());
+        at::native::cpublas::brgemm(count, dim, interleaved ? (columns + 1) / 2 * 2 : columns, width, dim, dim,
+                                    column > 0, static_cast<const T*>(scratch.weights()),
+                                    static_cast<const T*>(packed_values + (i * stride + column) * dim),
+                                    scratch.output.data(), interleaved);
+      }
+      for (std::int64_t row = 0; row < count; ++row)
+        scale_row(scratch.output.data() + row * dim, dim, 1 / scratch.sum[row],
+                  written + ((i / heads * rows + first_row + row) * heads + i % heads) * dim);
+    }
+    at::native::cpublas::brgemm_release(interleaved);
+  });
+  return output.transpose(1, 2);
+}
+
+bool can_compute(const torch::Tensor& query, const torch::Tensor& key, const torch::Tensor& value) {
+  const auto fits = [&](const torch::Tensor& tensor) {
+    return tensor.is_cpu() && tensor.dim() == 4 && tensor.scalar_type() == query.scalar_type() &&
+           tensor.size(3) == query.size(3) && tensor.stride(3) == 1 && tensor.numel() > 0;
+  };
+  const bool shapes = fits(query) && fits(key) && fits(value) && query.size(3) % 2 == 0 &&
+                      key.sizes() == value.sizes() && query.sizes().slice(0, 2) == key.sizes().slice(0, 2);
+  return shapes && has_kernels(query.scalar_type());
+}
+
+}  // namespace
+
+torch::Tensor attention(const torch::Tensor& query, const torch::Tensor& key, const torch::Tensor& value,
+                        std::optional<double> scale) {
+  if (!can_compute(query, key, value))
+    return at::scaled_dot_product_attention(query, key, value, std::nullopt, 0, false, scale);
+  const auto factor = static_cast<float>(scale.value_or(1 / std::sqrt(static_cast<double>(query.size(3)))));
+  return query.scalar_type() == torch::kFloat ? attention_of<float>(query, key, value, factor)
+                                              : attention_of<c10::BFloat16>(query, key, value, factor);
+}
+
+}  // namespace deepcache::cpu

@@ -1,0 +1,56 @@
+#include "cpu/operators.hpp"
+
+#include <ATen/Version.h>
+#include <torch/library.h>
+
+#include "cpu/kernels.hpp"
+#include "cpu/parallel.hpp"
+
+namespace deepcache::cpu {
+
+bool has_kernels(torch::Dtype dtype) {
+  static const bool has_avx512 = at::get_cpu_capability() == "AVX512";
+  static const bool has_bfloat16 = has_avx512 && __builtin_cpu_supports("avx512bf16");
+  return (dtype == torch::kFloat && has_avx512) || (dtype == torch::kBFloat16 && has_bfloat16);
+}
+
+namespace {
+
+template <typename T>
+void geglu_rows(const torch::Tensor& input, const torch::Tensor& output) {
+  const auto dim = output.size(-1);
+  const auto* read = input.const_data_ptr<T>();
+  auto* written = output.mutable_data_ptr<T>();
+  parallel_for(output.numel() / dim, [&](std::int64_t begin, std::int64_t end) {
+    for (auto row = begin; row < end; ++row)
+      gated_gelu(read + 2 * row * dim, read + (2 * row + 1) * dim, dim, written + row * dim);
+  });
+}
+
+}  // namespace
+
+torch::Tensor geglu(const torch::Tensor& input) {
+  if (!input.is_cpu() || input.numel() == 0 || input.size(-1) % 2 != 0 || !has_kernels(input.scalar_type())) {
+    const auto halves = input.chunk(2, -1);
+    return halves[0] * at::gelu(halves[1]);
+  }
+  auto shape = input.sizes().vec();
+  shape.back() /= 2;
+  const auto output = torch::empty(shape, input.options());
+  (input.scalar_type() == torch::kFloat ? geglu_rows<float> : geglu_rows<c10::BFloat16>)(input.contiguous(), output);
+  return output;
+}
+
+void register_operators() {
+  static const auto* const library = [] {  // for as long as the process lives: graphs may be alive until its end
+    auto* made = new torch::Library(torch::Library::FRAGMENT, "deepcache", std::nullopt, __FILE__, __LINE__);
+    made->def("attention(Tensor query, Tensor key, Tensor value, float? scale) -> Tensor", attention);
+    made->def("group_norm(Tensor input, int num_groups, Tensor? weight, Tensor? bias, float eps, bool silu) -> Tensor",
+              group_norm);
+    made->def("geglu(Tensor input) -> Tensor", geglu);
+    return made;
+  }();
+  static_cast<void>(library);
+}
+
+}  // namespace deepcache::cpu

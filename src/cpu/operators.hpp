@@ -1,0 +1,33 @@
+#pragma once
+
+#include <torch/types.h>
+
+#include <cstdint>
+#include <optional>
+
+/// Operators of UNets that LibTorch computes in several passes over memory, or has no fast kernel for, on CPUs with
+/// AVX-512. Where there is no kernel (another processor, dtype or layout) they do what LibTorch does.
+namespace deepcache::cpu {
+
+/// Whether there are kernels for numbers of this type on this processor: float32 with AVX-512, bfloat16 where it has
+/// instructions for that (avx512_bf16). LibTorch's environment variable ATEN_CPU_CAPABILITY=avx2 says no to both.
+bool has_kernels(torch::Dtype dtype);
+
+/// softmax(scale * query key^T) value, of [B, H, L, D], computed in blocks of the scores (arXiv 2205.14135).
+/// @param scale  default: 1 / sqrt(D)
+/// @returns [B, H, L, D], in memory as [B, L, H, D]: heads are next to each other, as the next layer reads them
+torch::Tensor attention(const torch::Tensor& query, const torch::Tensor& key, const torch::Tensor& value,
+                        std::optional<double> scale);
+
+/// Group norm (arXiv 1803.08494), and then SiLU if asked for, of [B, C, H, W] in channels_last.
+torch::Tensor group_norm(const torch::Tensor& input, std::int64_t num_groups,
+                         const std::optional<torch::Tensor>& weight, const std::optional<torch::Tensor>& bias,
+                         double eps, bool silu);
+
+/// GEGLU (arXiv 2002.05202) of [..., 2 * D]: the first half times gelu of the second.
+torch::Tensor geglu(const torch::Tensor& input);
+
+/// Makes them operators of graphs, deepcache::attention, deepcache::group_norm and deepcache::geglu, of this process.
+void register_operators();
+
+}  // namespace deepcache::cpu
