@@ -86,17 +86,6 @@ void fuse_geglu(jit::Node& product) {
   }
 }
 
-/// Whether an operator writes into one of its inputs, which other values may share memory with.
-bool writes_in_place(const jit::Block& block) {
-  for (const auto* node : block.nodes()) {
-    const auto* schema = node->maybeSchema();
-    if (schema != nullptr && schema->is_mutable()) return true;
-    for (const auto* inner : node->blocks())
-      if (writes_in_place(*inner)) return true;
-  }
-  return false;
-}
-
 void fuse(jit::Block& block) {
   for (auto* node : block.nodes()) {
     for (auto* inner : node->blocks()) fuse(*inner);
@@ -111,7 +100,7 @@ void fuse(jit::Block& block) {
 }  // namespace
 
 Graph fuse_operators(Graph graph) {
-  if (!cpu::has_kernels(torch::kFloat) || writes_in_place(*graph->block())) return graph;
+  if (!cpu::has_kernels(torch::kFloat)) return graph;
   cpu::register_operators();
   fuse(*graph->block());
   jit::EliminateDeadCode(graph);

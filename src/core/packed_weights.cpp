@@ -41,6 +41,17 @@ torch::Tensor tensor_of(const jit::Value* value) {
   return constant && constant->isTensor() ? constant->toTensor() : torch::Tensor();
 }
 
+/// Whether an operator writes into one of its inputs, which other values may share memory with.
+bool writes_in_place(const jit::Block& block) {
+  for (const auto* node : block.nodes()) {
+    const auto* schema = node->maybeSchema();
+    if (schema != nullptr && schema->is_mutable()) return true;
+    for (const auto* inner : node->blocks())
+      if (writes_in_place(*inner)) return true;
+  }
+  return false;
+}
+
 /// Arguments of aten::_convolution, where all of them are constants.
 struct Convolution {
   Sizes stride, padding, dilation;
@@ -154,7 +165,7 @@ void PackedWeights::pack(jit::Block& block) {
 }
 
 Graph PackedWeights::pack(Graph graph) {
-  pack(*graph->block());
+  if (!writes_in_place(*graph->block())) pack(*graph->block());
   return graph;
 }
 

@@ -27,9 +27,15 @@ void softmax_block(const SoftmaxBlock& block, c10::BFloat16* weights);
 void scale_row(const float* input, std::int64_t size, float factor, float* output);
 void scale_row(const float* input, std::int64_t size, float factor, c10::BFloat16* output);
 
-/// Adds the values, and their squares, of [rows, channels] to those of each channel.
-void add_moments(const float* input, std::int64_t rows, std::int64_t channels, float* sums, float* squares);
-void add_moments(const c10::BFloat16* input, std::int64_t rows, std::int64_t channels, float* sums, float* squares);
+/// Adds to each channel's sums what the values of [rows, channels] are above its pivot, and the squares of that. With a
+/// value of the channel for pivot, little is lost where its mean is far from 0.
+struct Moments {
+  float *sums, *squares;
+};
+void add_moments(const float* input, const float* pivot, std::int64_t rows, std::int64_t channels,
+                 const Moments& moments);
+void add_moments(const c10::BFloat16* input, const c10::BFloat16* pivot, std::int64_t rows, std::int64_t channels,
+                 const Moments& moments);
 
 /// output = input * scale + shift, of each channel, and then x * sigmoid(x) if `silu`; [rows, channels].
 struct Affine {

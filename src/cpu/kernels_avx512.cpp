@@ -45,12 +45,14 @@ void for_lanes(std::int64_t size, const Function& function) {
   if (i < size) function(i, first_lanes(size - i));
 }
 
-/// 2^x, within 3e-7 of it: by the whole part of x, and a polynomial for what is left, from -0.5 to 0.5.
+/// 2^x, within 1e-7 of it: by the whole part of x, and for what is left, from -0.5 to 0.5, the polynomial whose largest
+/// relative error is least.
 Floats exp2(Floats x) {
   const auto whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   const auto rest = _mm512_sub_ps(x, whole);
-  auto power = all(1.339887440e-3F);
-  for (const float coefficient : {9.618437357e-3F, 5.550332548e-2F, 2.402264791e-1F, 6.931472028e-1F, 1.0F})
+  auto power = all(1.534581200e-4F);
+  for (const float coefficient :
+       {1.339993127e-3F, 9.618488958e-3F, 5.550328777e-2F, 2.402264689e-1F, 6.931472057e-1F, 1.0F})
     power = _mm512_fmadd_ps(power, rest, all(coefficient));
   return _mm512_scalef_ps(power, whole);
 }
@@ -118,12 +120,12 @@ void scale(const float* input, std::int64_t size, float factor, T* output) {
 }
 
 template <typename T>
-void moments(const T* input, std::int64_t rows, std::int64_t channels, float* sums, float* squares) {
+void sum_moments(const T* input, const T* pivot, std::int64_t rows, std::int64_t channels, const Moments& m) {
   for (std::int64_t row = 0; row < rows; ++row)
     for_lanes(channels, [&](std::int64_t c, Mask mask) {
-      const auto x = load(input + row * channels + c, mask);
-      store(sums + c, _mm512_add_ps(load(sums + c, mask), x), mask);
-      store(squares + c, _mm512_fmadd_ps(x, x, load(squares + c, mask)), mask);
+      const auto x = _mm512_sub_ps(load(input + row * channels + c, mask), load(pivot + c, mask));
+      store(m.sums + c, _mm512_add_ps(load(m.sums + c, mask), x), mask);
+      store(m.squares + c, _mm512_fmadd_ps(x, x, load(m.squares + c, mask)), mask);
     });
 }
 
@@ -160,11 +162,13 @@ void scale_row(const float* input, std::int64_t size, float factor, c10::BFloat1
   scale(input, size, factor, output);
 }
 
-void add_moments(const float* input, std::int64_t rows, std::int64_t channels, float* sums, float* squares) {
-  moments(input, rows, channels, sums, squares);
+void add_moments(const float* input, const float* pivot, std::int64_t rows, std::int64_t channels,
+                 const Moments& moments) {
+  sum_moments(input, pivot, rows, channels, moments);
 }
-void add_moments(const c10::BFloat16* input, std::int64_t rows, std::int64_t channels, float* sums, float* squares) {
-  moments(input, rows, channels, sums, squares);
+void add_moments(const c10::BFloat16* input, const c10::BFloat16* pivot, std::int64_t rows, std::int64_t channels,
+                 const Moments& moments) {
+  sum_moments(input, pivot, rows, channels, moments);
 }
 
 void apply(const Affine& a, const float* input, std::int64_t rows, std::int64_t channels, float* output) {
