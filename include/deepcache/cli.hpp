@@ -34,7 +34,7 @@ struct Options {
   std::vector<std::filesystem::path> controlnets = {};
   std::int64_t seed = 42;
   int threads = 0;
-  bool no_cache = false, verbose = false;
+  bool no_cache = false, trust_native_code = false, verbose = false;
 };
 
 inline void add_request_flags(CLI::App& app, Options& o) {
@@ -87,6 +87,8 @@ inline void add_output_flags(CLI::App& app, Options& o) {
   app.add_option("--save-latents", outputs.latents, "Writes the final latents, for torch.load");
   app.add_option("--device", o.device, "cpu, cuda or cuda:N")->capture_default_str();
   app.add_option("--threads", o.threads, "CPU threads; 0: LibTorch's default")->check(CLI::NonNegativeNumber);
+  app.add_flag("--trust-native-code", o.trust_native_code,
+               "Load compiled networks of the package: they can do all that this program can, so trust who made it");
   app.add_flag("-v,--verbose", o.verbose, "Say more");
 }
 
@@ -129,7 +131,7 @@ inline void prepare(Options& options) {
 
 /// What a pipeline is loaded with.
 inline LoadOptions load_options(const Options& options) {
-  return {torch::Device(options.device), options.scheduler, options.controlnets};
+  return {torch::Device(options.device), options.scheduler, options.controlnets, options.trust_native_code};
 }
 
 /// Both, for a program of Stable Diffusion.

@@ -29,6 +29,10 @@ struct LoadOptions {
   /// Of StableDiffusionPipeline only: packages of ControlNets for this model, exported with the same dtype; each run
   /// then needs their `control_images`.
   std::vector<std::filesystem::path> controlnets = {};
+  /// Whether native code in the package may be loaded: a UNet that was compiled (`tools/export.py --backend aoti`). It
+  /// can do all that the program can: so only where you trust who made the package. Without it, the package's traced
+  /// UNet is used, if it has one.
+  bool trust_native_code = false;
 };
 
 }  // namespace deepcache

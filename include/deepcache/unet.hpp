@@ -47,12 +47,17 @@ struct BranchProfile {
 /// A UNet behind a handle: copies are the same network, and a helper enabled on one acts on all of them.
 class UNet {
  public:
-  /// Reads a file written by `torch.jit.trace(...).save(...)` and moves it to `device`.
+  /// Reads a file written by `torch.jit.trace(...).save(...)` and moves it to `device`; or one named *.pt2 that
+  /// `tools/export.py --backend aoti` compiled: native code for one branch, and for inputs of one set of shapes and
+  /// dtypes, on a CPU. Where others are asked for, std::invalid_argument says which.
   /// @param dtype  if set, what the weights become: for files whose weights are stored in another dtype than was traced
-  /// @throws std::runtime_error if the file is missing or isn't a TorchScript module.
-  /// @throws std::invalid_argument as the constructor does.
+  /// @param trust_native_code  whether such a file may be loaded: it can do all that the program can
+  /// @throws std::runtime_error if the file is missing, isn't a TorchScript module, or was compiled for another kind of
+  ///         processor.
+  /// @throws std::invalid_argument as the constructor does, or if a *.pt2 isn't trusted, or made for this device or
+  ///         dtype.
   static UNet load(const std::filesystem::path& file, torch::Device device = torch::kCPU,
-                   std::optional<torch::Dtype> dtype = std::nullopt);
+                   std::optional<torch::Dtype> dtype = std::nullopt, bool trust_native_code = false);
 
   /// Takes a module that the app has loaded already, on the device of its weights, which are shared, not copied.
   /// @throws std::invalid_argument if it is in training mode, if it has no skip concatenation (`cat` of two

@@ -1,5 +1,6 @@
 #include "deepcache/unet.hpp"
 
+#include "core/aoti_backend.hpp"
 #include "core/torchscript_backend.hpp"
 #include "core/unet_impl.hpp"
 #include "error.hpp"
@@ -11,8 +12,16 @@ UNet::UNet(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
 UNet::UNet(const torch::jit::Module& module)
     : UNet(std::make_shared<Impl>(Impl{.backend = std::make_shared<TorchScriptBackend>(module, std::nullopt)})) {}
 
-UNet UNet::load(const std::filesystem::path& file, torch::Device device, std::optional<torch::Dtype> dtype) {
+UNet UNet::load(const std::filesystem::path& file, torch::Device device, std::optional<torch::Dtype> dtype,
+                bool trust_native_code) {
   check_device(device);
+  if (file.extension() == ".pt2") {
+    check_argument(trust_native_code,
+                   "{} holds native code, which can do all that this program can: it is loaded only where "
+                   "trust_native_code (--trust-native-code) says that the file comes from somebody whom you trust",
+                   file.string());
+    return UNet(std::make_shared<Impl>(Impl{.backend = std::make_shared<AotiBackend>(file, device, dtype)}));
+  }
   const auto module = load_module(file, dtype);
   try {
     return UNet(std::make_shared<Impl>(Impl{.backend = std::make_shared<TorchScriptBackend>(module, device)}));

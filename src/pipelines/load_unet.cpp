@@ -1,0 +1,20 @@
+#include "pipelines/load_unet.hpp"
+
+#include "error.hpp"
+#include "log.hpp"
+
+namespace deepcache {
+
+UNet load_unet(const ModelPackage& package, const LoadOptions& options) {
+  constexpr const char* kTraced = "unet/model.pt";
+  constexpr const char* kCompiled = "unet/model.pt2";
+  if (package.has(kCompiled) && (options.trust_native_code || !package.has(kTraced)))
+    return UNet::load(package.file(kCompiled), options.device, package.dtype(), options.trust_native_code);
+  const auto traced = package.file(kTraced);
+  if (package.has(kCompiled))
+    log(LogLevel::kInfo,
+        fmt::format("{} is used, and not the compiled UNet beside it: trust_native_code isn't set", traced.string()));
+  return UNet::load(traced, options.device, package.dtype());
+}
+
+}  // namespace deepcache
