@@ -61,6 +61,10 @@ Loaded load(const Options& o) {
                    "--config and --decoder go with a UNet's file; {} is a package, which has its own",
                    o.model.string());
     const ModelPackage package(o.model);
+    check_data(package.has("unet/model.pt") || !package.has("unet/model.pt2"),
+               "{} has a compiled UNet alone; a traced one is read here, of a package that was exported with --backend "
+               "torchscript or both",
+               o.model.string());
     Loaded loaded{.unet = package.network("unet/model.pt"), .sizes = sizes_of_package(package), .decoder = {}};
     if (loaded.sizes.num_frames && package.has("vae/decoder.pt")) loaded.decoder = package.network("vae/decoder.pt");
     return loaded;

@@ -2,9 +2,11 @@
 
     python tools/export.py PIPELINE_DIR OUT_DIR [--dtype float32] [--storage-dtype float16]
     python tools/export.py model.ckpt OUT_DIR --config cin256-v2.yaml
+    python tools/export.py PIPELINE_DIR OUT_DIR --backend aoti [--cache-branch-id 0] [--size 512x512] [--batch 2]
 
 Each network is traced to TorchScript, so that one file serves every batch size, latent size and prompt length, and is
-checked against the Python pipeline before the package appears under its name. docs/export.md describes the package.
+checked against the Python pipeline before the package appears under its name. The UNet can be compiled to native code
+instead, for one size. docs/export.md describes the package.
 Exit codes: 0 done, 1 the export or its check failed, 2 the arguments or the pipeline folder are no good.
 """
 
@@ -17,6 +19,7 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 import signal
 import sys
@@ -32,6 +35,7 @@ import diffusers
 import torch
 import transformers
 
+import aoti
 from adapters import adapt, file_of
 from controlnets import is_model_folder, load_controlnet
 from families import FAMILIES, OTHER_FAMILIES, UsageError, load_pipeline, modules, vae_in
@@ -45,6 +49,7 @@ from unconditional import FAMILIES as UNCONDITIONAL
 FORMAT_VERSION = 2
 PIPELINES = FAMILIES | STABLE_VIDEO | TEXT_TO_VIDEO_ZERO | UNCONDITIONAL
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+BACKENDS = ("torchscript", "aoti", "both")
 CHECK_PROMPT, CHECK_STEPS, CHECK_GUIDANCE = "a photo of a red apple", 4, 5.0
 
 
@@ -198,13 +203,23 @@ def write_configs(pipe, out):
             write_config(configured, out / name / "config.json")
 
 
-def finish(source, family, out, dtype, storage, say, stage):
+def write_compiled(source, family, out, options, say, stage):
+    """@throws CheckError if the compiled UNet doesn't do what the pipeline's does"""
+    start = time.monotonic()
+    file, worst = aoti.write_unet(source, family, out, options, stage)
+    size, seconds = file.stat().st_size / 1e6, time.monotonic() - start
+    say(f"{file.relative_to(out)}: {size:.1f} MB, {agreement(worst)} in a full and a cached step, {seconds:.1f} s")
+
+
+def finish(source, family, out, dtype, storage, compiled, say, stage):
+    if compiled:
+        write_compiled(source, family, out, compiled, say, stage)
     stage("hashing the files")
     files = write_manifest(out, family, dtype, storage, {n.file: n.dtype(source) for n in family.networks})
     say(f"{len(files)} files, {sum(entry['bytes'] for entry in files.values()) / 1e6:.1f} MB")
 
 
-def write_models(source, family, out, dtype, storage, say, stage):
+def write_models(source, family, out, dtype, storage, compiled, say, stage):
     """Fills the empty folder `out` from what is no pipeline of diffusers: there is no run of one to compare.
 
     @throws CheckError if a saved file doesn't do what its network does
@@ -214,10 +229,10 @@ def write_models(source, family, out, dtype, storage, say, stage):
     write_configs(source, out)
     if "scheduler" in source.components:
         write_config(source.scheduler, out / "scheduler/scheduler_config.json")
-    finish(source, family, out, dtype, storage, say, stage)
+    finish(source, family, out, dtype, storage, compiled, say, stage)
 
 
-def write_package(pipe, family, out, dtype, storage, say, stage):
+def write_package(pipe, family, out, dtype, storage, compiled, say, stage):
     """Fills the empty folder `out`. @throws CheckError if a saved file doesn't do what the pipeline does."""
     run, exact = f"{CHECK_STEPS} {'' if family.sample else 'DDIM '}steps", None
     if storage != dtype:
@@ -245,7 +260,7 @@ def write_package(pipe, family, out, dtype, storage, say, stage):
         if name.startswith(("tokenizer", "feature_extractor")) and getattr(pipe, name) is not None:
             # Saved rather than copied: older folders contradict themselves about the padding token.
             getattr(pipe, name).save_pretrained(out / name)
-    finish(pipe, family, out, dtype, storage, say, stage)
+    finish(pipe, family, out, dtype, storage, compiled, say, stage)
     if (scheduler := type(pipe.scheduler).__name__) not in family.schedulers:
         say(
             f"warning: the package's scheduler is {scheduler}, with which the C++ library doesn't run such models (but "
@@ -293,12 +308,13 @@ def export(
     textual_inversions=(),
     config=None,
     other_family=None,
+    compiled=None,
 ):
     """Exports `source` to the package folder `out`, which appears only when it is whole.
 
     `say` is told results, `stage` what begins. `loras` and `textual_inversions` are given as on the command line: FILE
     or FILE:SCALE, FILE or FILE:TOKEN. `config` is the YAML file of a checkpoint, if it isn't beside it. `other_family`
-    is one of OTHER_FAMILIES, instead of the folder's own.
+    is one of OTHER_FAMILIES, instead of the folder's own. `compiled` are aoti.Options, if the UNet is to be compiled.
 
     @throws UsageError, CheckError
     """
@@ -313,14 +329,39 @@ def export(
         stage(f"loading {source}")
         adapters = {"--lora": loras, "--textual-inversion": textual_inversions}
         pipe, family, write = load(source, DTYPES[dtype], variant, config, other_family, adapters)
+        if compiled:
+            aoti.check_options(pipe, family, compiled, dtype)
         if any(adapters.values()):
             adapt(pipe, loras, textual_inversions, say)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            write(pipe, family, part, dtype, storage, say, stage)
+            write(pipe, family, part, dtype, storage, compiled, say, stage)
         put_in_place(part, out)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def height_and_width(text):
+    if not re.fullmatch(r"[1-9]\d{0,4}x[1-9]\d{0,4}", text):
+        raise argparse.ArgumentTypeError(f"must be HEIGHTxWIDTH in pixels, such as 512x512, got {text!r}")
+    return tuple(map(int, text.split("x")))
+
+
+def positive(text):
+    if not re.fullmatch(r"[1-9]\d{0,4}", text):
+        raise argparse.ArgumentTypeError(f"must be 1 or above, got {text!r}")
+    return int(text)
+
+
+def compile_options(args):
+    """What --backend and the flags that go with it say; None: nothing is compiled. @throws UsageError"""
+    if args.backend == "torchscript":
+        flags = {"--cache-branch-id": args.cache_branch_id, "--size": args.size, "--batch": args.batch}
+        for flag, value in flags.items():
+            if value is not None:
+                raise UsageError(f"{flag} goes with --backend aoti or both: a traced UNet takes all branches and sizes")
+        return None
+    return aoti.Options(args.cache_branch_id or 0, args.size, args.batch, keep_torchscript=args.backend == "both")
 
 
 def quiet():
@@ -371,12 +412,26 @@ def main(arguments=None):
         dest="other_family",
         help="export the folder's parts as another family: a Stable Diffusion as Text2Video-Zero",
     )
+    parser.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        default=BACKENDS[0],
+        help="of the UNet: traced, compiled by AOTInductor for this machine's processor, or both; default torchscript",
+    )
+    parser.add_argument("--cache-branch-id", type=int, metavar="B", help="that is compiled; default 0")
+    parser.add_argument(
+        "--size", type=height_and_width, metavar="HxW", help="of pictures, in pixels, for which the UNet is compiled"
+    )
+    parser.add_argument(
+        "--batch", type=positive, metavar="N", help="of the compiled UNet; default 2: guidance, 1 picture"
+    )
     parser.add_argument("--force", action="store_true", help="replace OUT_DIR if it is a package; its other files stay")
     args = parser.parse_args(arguments)
     quiet()
     return_freed_memory()
     progress = Progress()
     try:
+        compiled = compile_options(args)
         export(
             args.pipeline,
             args.out,
@@ -390,6 +445,7 @@ def main(arguments=None):
             args.textual_inversion,
             args.config,
             args.other_family,
+            compiled,
         )
         progress.clear()
     except UsageError as error:

@@ -117,21 +117,26 @@ def load_network(file, dtype=None):
     return loaded
 
 
-def difference(actual, expected, what):
+def share(actual, expected):
+    """The largest difference as a share of the largest value."""
+    return ((actual.double() - expected.double()).abs().max() / expected.double().abs().max()).item()
+
+
+def difference(actual, expected, what, allowed=None):
     """The largest difference as a share of the largest value, 0 if bit-equal.
 
-    @throws CheckError if shapes or dtypes differ, or values by more than rounding
+    @param allowed  of it; default: what rounding explains
+    @throws CheckError if shapes or dtypes differ, or values by more
     """
     kinds = [f"{tensor.dtype} {list(tensor.shape)}" for tensor in (actual, expected)]
     if kinds[0] != kinds[1]:
         raise CheckError(f"{what}: got {kinds[0]}, the pipeline gives {kinds[1]}")
     if torch.equal(actual, expected):
         return 0.0
-    share = ((actual.double() - expected.double()).abs().max() / expected.double().abs().max()).item()
-    allowed = TOLERANCE[expected.dtype]
-    if not share <= allowed:  # nor a NaN
-        raise CheckError(f"{what}: off the pipeline's by {share:.3g} of the largest value, allowed is {allowed:.3g}")
-    return share
+    got, allowed = share(actual, expected), allowed or TOLERANCE[expected.dtype]
+    if not got <= allowed:  # nor a NaN
+        raise CheckError(f"{what}: off the pipeline's by {got:.3g} of the largest value, allowed is {allowed:.3g}")
+    return got
 
 
 def check_network(network, pipe, loaded, stage):

@@ -30,11 +30,11 @@ namespace deepcache::cli {
 /// What the flags of `add_flags` say.
 struct Options {
   GenerateRequest request = {};
-  std::string model, scheduler, device = "cpu", init_latents;
+  std::string model, scheduler, device = "cpu", dtype = "package", init_latents;
   std::vector<std::filesystem::path> controlnets = {};
   std::int64_t seed = 42;
   int threads = 0;
-  bool no_cache = false, verbose = false;
+  bool no_cache = false, trust_native_code = false, verbose = false;
 };
 
 inline void add_request_flags(CLI::App& app, Options& o) {
@@ -86,7 +86,12 @@ inline void add_output_flags(CLI::App& app, Options& o) {
   app.add_option("--report", outputs.report, "JSON file: what was asked, each step, times; a list for several prompts");
   app.add_option("--save-latents", outputs.latents, "Writes the final latents, for torch.load");
   app.add_option("--device", o.device, "cpu, cuda or cuda:N")->capture_default_str();
+  app.add_option("--dtype", o.dtype, "That networks compute in; package: as exported, auto: the fastest on this device")
+      ->check(CLI::IsMember({"package", "auto", "float32", "bfloat16", "float16"}))
+      ->capture_default_str();
   app.add_option("--threads", o.threads, "CPU threads; 0: LibTorch's default")->check(CLI::NonNegativeNumber);
+  app.add_flag("--trust-native-code", o.trust_native_code,
+               "Load compiled networks of the package: they can do all that this program can, so trust who made it");
   app.add_flag("-v,--verbose", o.verbose, "Say more");
 }
 
@@ -127,9 +132,20 @@ inline void prepare(Options& options) {
   request.on_prompt = [](const RunReport& report) { std::printf("%s\n", report.summary().c_str()); };
 }
 
+inline std::optional<torch::Dtype> compute_dtype(const Options& options) {
+  if (options.dtype == "float32") return torch::kFloat;
+  if (options.dtype == "bfloat16") return torch::kBFloat16;
+  if (options.dtype == "float16") return torch::kHalf;
+  return options.dtype == "auto" ? fastest_dtype(torch::Device(options.device)) : std::nullopt;
+}
+
 /// What a pipeline is loaded with.
 inline LoadOptions load_options(const Options& options) {
-  return {torch::Device(options.device), options.scheduler, options.controlnets};
+  return {.device = torch::Device(options.device),
+          .scheduler = options.scheduler,
+          .controlnets = options.controlnets,
+          .compute_dtype = compute_dtype(options),
+          .trust_native_code = options.trust_native_code};
 }
 
 /// Both, for a program of Stable Diffusion.

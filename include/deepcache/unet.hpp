@@ -44,17 +44,38 @@ struct BranchProfile {
   Macs cached_step;  ///< of a step that reads the cached feature
 };
 
+/// How a UNet is read from a file.
+struct UNetOptions {
+  torch::Device device = torch::kCPU;
+  /// What the weights become, for files whose weights are stored in another dtype than was traced. Default: as stored.
+  std::optional<torch::Dtype> dtype = std::nullopt;
+  /// What the layers compute in: float32, bfloat16 or float16, such as `fastest_dtype`. Inputs and output keep the
+  /// dtype of the traced network. Default: that dtype.
+  std::optional<torch::Dtype> compute_dtype = std::nullopt;
+  /// Whether a *.pt2 may be loaded: it can do all that the program can.
+  bool trust_native_code = false;
+};
+
+/// What UNets are fastest in: bfloat16 on CPUs that compute with it (avx512_bf16; twice as fast, where it was
+/// measured), float32 on others. Nothing for CUDA, where it wasn't measured: what the model was traced in.
+std::optional<torch::Dtype> fastest_dtype(torch::Device device);
+
 /// A UNet behind a handle: copies are the same network, and a helper enabled on one acts on all of them.
 class UNet {
  public:
-  /// Reads a file written by `torch.jit.trace(...).save(...)` and moves it to `device`.
-  /// @param dtype  if set, what the weights become: for files whose weights are stored in another dtype than was traced
-  /// @throws std::runtime_error if the file is missing or isn't a TorchScript module.
-  /// @throws std::invalid_argument as the constructor does.
+  /// Reads a file written by `torch.jit.trace(...).save(...)` and moves it to `device`; or one named *.pt2 that
+  /// `tools/export.py --backend aoti` compiled: native code for one branch, and for inputs of one set of shapes and
+  /// dtypes, on a CPU. Where others are asked for, std::invalid_argument says which.
+  /// @throws std::runtime_error if the file is missing, isn't a TorchScript module, or was compiled for another kind of
+  ///         processor.
+  /// @throws std::invalid_argument as the constructor does, or if a *.pt2 isn't trusted, or made for this device or
+  ///         dtype.
+  static UNet load(const std::filesystem::path& file, const UNetOptions& options);
   static UNet load(const std::filesystem::path& file, torch::Device device = torch::kCPU,
                    std::optional<torch::Dtype> dtype = std::nullopt);
 
-  /// Takes a module that the app has loaded already, on the device of its weights, which are shared, not copied.
+  /// Takes a module that the app has loaded already, on the device of its weights, which are shared, not copied; but on
+  /// CPUs with AVX-512 it keeps them in another layout, and the app's may be freed.
   /// @throws std::invalid_argument if it is in training mode, if it has no skip concatenation (`cat` of two
   ///         tensors along dimension 1), or if one sits inside control flow.
   explicit UNet(const torch::jit::Module& module);

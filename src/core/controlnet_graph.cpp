@@ -145,7 +145,11 @@ void add_to_operand(const jit::Node& concatenation, std::size_t operand, jit::Va
 
 }  // namespace
 
-Forward add_controlnets(const Forward& unet, const std::vector<jit::Module>& controlnets) {
+Forward forward_of(jit::Module module) {
+  return {inference_graph(module), forward_schema(module)};
+}
+
+Forward add_controlnets(const Forward& unet, const std::vector<Forward>& controlnets) {
   check_argument(find_input(unet, fmt::format("{}_0", kImage)) == nullptr,
                  "this UNet has ControlNets already: give all of them in one call");
   Forward result{unet.graph->copy(), unet.schema};
@@ -162,9 +166,8 @@ Forward add_controlnets(const Forward& unet, const std::vector<jit::Module>& con
   const jit::WithInsertPoint guard(*result.graph->nodes().begin());
   Values sums;
   for (std::size_t i = 0; i < controlnets.size(); ++i) {
-    const Forward controlnet{inference_graph(controlnets[i]), forward_schema(controlnets[i])};
-    check_fits(unet, skips, controlnet, i);
-    const auto residuals = insert(result, controlnet, i);
+    check_fits(unet, skips, controlnets[i], i);
+    const auto residuals = insert(result, controlnets[i], i);
     if (i == 0) sums.resize(residuals.size());
     for (std::size_t j = 0; j < sums.size(); ++j)
       sums[j] = i == 0 ? residuals[j] : result.graph->insert(c10::aten::add, {sums[j], residuals[j]});

@@ -14,6 +14,9 @@ struct Forward {
   c10::FunctionSchema schema;
 };
 
+/// Lets go of the module, whose weights the graph shares. @throws std::invalid_argument as `inference_graph` does.
+Forward forward_of(torch::jit::Module module);
+
 /// A UNet with ControlNets (arXiv 2302.05543) in front, as one graph on shared weights, so that a cut keeps of them
 /// what still matters. Each reads those inputs of the UNet that its arguments name, and has two more:
 /// `controlnet_cond_<i>` [B, 3, H, W] and the number `conditioning_scale_<i>`. What they return, down residuals and
@@ -24,6 +27,6 @@ struct Forward {
 /// @throws std::invalid_argument if a ControlNet doesn't fit the UNet: it reads something that the UNet doesn't, has
 ///         another number of residuals, or another width; if the UNet has ControlNets already; and as
 ///         `inference_graph` does.
-Forward add_controlnets(const Forward& unet, const std::vector<torch::jit::Module>& controlnets);
+Forward add_controlnets(const Forward& unet, const std::vector<Forward>& controlnets);
 
 }  // namespace deepcache

@@ -191,7 +191,9 @@ Helper& Helper::operator=(Helper&&) noexcept = default;
 void Helper::set_params(const CacheParams& params) {
   check_skip_mode(params);
   auto policy = choose_policy(params, static_cast<std::int64_t>(impl_->timesteps.size()));
-  impl_->branch = find_branch(params, impl_->backend().branch_names());
+  const auto branch = find_branch(params, impl_->backend().branch_names());
+  impl_->backend().check_branch(branch);
+  impl_->branch = branch;
   impl_->policy = std::move(policy);
   impl_->params = params;
   impl_->profile.reset();

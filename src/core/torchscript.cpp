@@ -9,6 +9,7 @@
 #include <string>
 #include <unordered_map>
 
+#include "core/cast_graph.hpp"
 #include "core/packed_weights.hpp"
 #include "error.hpp"
 #include "io/files.hpp"
@@ -124,19 +125,20 @@ std::vector<c10::IValue> Program::run(std::vector<c10::IValue> inputs) const {
 namespace {
 
 /// Lets go of the module, whose weights the graph shares.
-Graph take_graph(jit::Module module) {
+Graph graph_of(jit::Module module) {
   return inference_graph(module);
 }
 
-Graph make_runnable(Graph graph) {
+Graph make_runnable(Graph graph, torch::Device device, std::optional<torch::Dtype> compute_dtype) {
+  if (compute_dtype) graph = cast_graph(std::move(graph), *compute_dtype);
   PackedWeights weights;
-  return weights.runnable(weights.pack(std::move(graph)));
+  return weights.runnable(weights.pack(move_graph(std::move(graph), device)));
 }
 
 }  // namespace
 
-Network::Network(jit::Module module, torch::Device device)
-    : program_(make_runnable(move_graph(take_graph(std::move(module)), device)), "network") {}
+Network::Network(jit::Module module, torch::Device device, std::optional<torch::Dtype> compute_dtype)
+    : program_(make_runnable(graph_of(std::move(module)), device, compute_dtype), "network") {}
 
 c10::IValue Network::forward(std::vector<c10::IValue> inputs) const {
   return program_.run(std::move(inputs)).at(0);

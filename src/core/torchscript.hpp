@@ -64,7 +64,8 @@ class Program {
 /// A traced network that isn't cut: text encoders and autoencoders.
 class Network {
  public:
-  Network(torch::jit::Module module, torch::Device device);
+  /// @param compute_dtype  if set, what its layers compute in (`cast_graph`), and what it returns may be in
+  Network(torch::jit::Module module, torch::Device device, std::optional<torch::Dtype> compute_dtype = std::nullopt);
   c10::IValue forward(std::vector<c10::IValue> inputs) const;
   /// The first tensor of what `forward` returns.
   torch::Tensor operator()(const torch::Tensor& input) const;

@@ -1,63 +1,67 @@
 #include "core/torchscript_backend.hpp"
 
+#include "core/cast_graph.hpp"
 #include "core/macs.hpp"
 #include "error.hpp"
 
 namespace deepcache {
 
+TorchScriptBackend::TorchScriptBackend(torch::jit::Module module, std::optional<torch::Device> device,
+                                       std::optional<torch::Dtype> compute_dtype)
+    : TorchScriptBackend(forward_of(std::move(module)), device, compute_dtype) {}
+
 namespace {
 
-/// Lets go of the module, whose weights the graph shares.
-Forward take_forward(torch::jit::Module module) {
-  return {inference_graph(module), forward_schema(module)};
+Forward cast(Forward forward, std::optional<torch::Dtype> dtype) {
+  if (dtype) forward.graph = cast_graph(std::move(forward.graph), *dtype);
+  return forward;
 }
 
 }  // namespace
 
-TorchScriptBackend::TorchScriptBackend(torch::jit::Module module, std::optional<torch::Device> device)
-    : TorchScriptBackend(take_forward(std::move(module)), device) {}
+TorchScriptBackend::TorchScriptBackend(const Forward& forward, std::optional<torch::Device> device,
+                                       std::optional<torch::Dtype> compute_dtype)
+    : TorchScriptBackend({.device = device.value_or(device_of(forward.graph)),
+                          .branch_names = skip_concatenation_names(forward.graph),
+                          .compute_dtype = compute_dtype,
+                          .output_dtype = compute_dtype ? traced_dtype(forward.graph) : std::nullopt},
+                         cast(forward, compute_dtype), {}) {}
 
-TorchScriptBackend::TorchScriptBackend(const Forward& forward, std::optional<torch::Device> device)
-    : TorchScriptBackend(forward, device.value_or(device_of(forward.graph)), skip_concatenation_names(forward.graph)) {}
-
-TorchScriptBackend::TorchScriptBackend(Forward forward, torch::Device device, std::vector<std::string> branch_names,
-                                       PackedWeights weights)
-    : schema_(std::move(forward.schema)),
-      device_(device),
+TorchScriptBackend::TorchScriptBackend(Traits traits, Forward forward, PackedWeights weights)
+    : traits_(std::move(traits)),
+      schema_(std::move(forward.schema)),
       weights_(std::move(weights)),
-      graph_(weights_.pack(move_graph(std::move(forward.graph), device_))),
-      program_(weights_.runnable(graph_), "unet"),
-      branch_names_(std::move(branch_names)) {}
+      graph_(weights_.pack(move_graph(std::move(forward.graph), traits_.device))),
+      program_(weights_.runnable(graph_), "unet") {}
 
 std::shared_ptr<const Backend> TorchScriptBackend::with_controlnets(
     const std::vector<torch::jit::Module>& controlnets) const {
+  std::vector<Forward> forwards;
+  for (const auto& controlnet : controlnets) forwards.push_back(cast(forward_of(controlnet), traits_.compute_dtype));
   // The ControlNets' own concatenations, if they have some, come before the UNet's, and so count for nothing.
   return std::shared_ptr<const Backend>(
-      new TorchScriptBackend(add_controlnets({graph_, schema_}, controlnets), device_, branch_names_, weights_));
+      new TorchScriptBackend(traits_, add_controlnets({graph_, schema_}, forwards), weights_));
 }
 
-namespace {
-
-/// As callers expect it, whatever layout the network worked in.
-c10::IValue contiguous(const c10::IValue& output) {
-  return map_tensors(output, [](const torch::Tensor& tensor) { return tensor.contiguous(); });
+c10::IValue TorchScriptBackend::finished(const c10::IValue& output) const {
+  return map_tensors(output, [&](const torch::Tensor& tensor) {
+    return tensor.to(traits_.output_dtype.value_or(tensor.scalar_type())).contiguous();
+  });
 }
-
-}  // namespace
 
 c10::IValue TorchScriptBackend::run(std::vector<c10::IValue> inputs) const {
-  return contiguous(program_.run(std::move(inputs)).at(0));
+  return finished(program_.run(std::move(inputs)).at(0));
 }
 
 Backend::FullResult TorchScriptBackend::run_full(std::vector<c10::IValue> inputs, std::int64_t cache_branch_id) const {
   auto outputs = branch(cache_branch_id).full.run(std::move(inputs));
-  return {contiguous(outputs.at(0)), outputs.at(1).toTensor()};
+  return {finished(outputs.at(0)), outputs.at(1).toTensor()};
 }
 
 c10::IValue TorchScriptBackend::run_shallow(std::vector<c10::IValue> inputs, const torch::Tensor& feature,
                                             std::int64_t cache_branch_id) const {
   inputs.emplace_back(feature);
-  return contiguous(branch(cache_branch_id).shallow.run(std::move(inputs)).at(0));
+  return finished(branch(cache_branch_id).shallow.run(std::move(inputs)).at(0));
 }
 
 void TorchScriptBackend::check_inputs(const std::vector<c10::IValue>& inputs) const {
@@ -87,14 +91,14 @@ const TorchScriptBackend::Branch& TorchScriptBackend::branch(std::int64_t cache_
 BranchProfile TorchScriptBackend::profile(const std::vector<c10::IValue>& inputs, std::int64_t cache_branch_id) const {
   const auto [full, shallow] = cut(graph_, cache_branch_id);
   const auto count = [&](const Graph& graph, const std::vector<c10::IValue>& graph_inputs) {
-    return count_macs(graph, graph_inputs, weights_.runnable(graph), device_);
+    return count_macs(graph, graph_inputs, weights_.runnable(graph), traits_.device);
   };
   const auto full_step = count(full, inputs);
   const auto feature = full_step.outputs.at(1).toTensor();
   auto shallow_inputs = inputs;
   shallow_inputs.emplace_back(feature);
   return {.cache_branch_id = cache_branch_id,
-          .name = branch_names_.at(static_cast<std::size_t>(cache_branch_id)),
+          .name = traits_.branch_names.at(static_cast<std::size_t>(cache_branch_id)),
           .feature_shape = feature.sizes().vec(),
           .feature_bytes = static_cast<std::int64_t>(feature.nbytes()),
           .full_step = full_step.macs,

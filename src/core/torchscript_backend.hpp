@@ -16,7 +16,11 @@ namespace deepcache {
 class TorchScriptBackend : public Backend {
  public:
   /// @param device  where it runs; if none is given, where the module's weights are
-  TorchScriptBackend(torch::jit::Module module, std::optional<torch::Device> device);
+  /// @param compute_dtype  if set, what its layers compute in (`cast_graph`); what it returns is in the dtype that it
+  /// was
+  ///                       traced in
+  TorchScriptBackend(torch::jit::Module module, std::optional<torch::Device> device,
+                     std::optional<torch::Dtype> compute_dtype = std::nullopt);
 
   c10::IValue run(std::vector<c10::IValue> inputs) const override;
   FullResult run_full(std::vector<c10::IValue> inputs, std::int64_t cache_branch_id) const override;
@@ -24,9 +28,9 @@ class TorchScriptBackend : public Backend {
                           std::int64_t cache_branch_id) const override;
   void check_inputs(const std::vector<c10::IValue>& inputs) const override;
   std::vector<std::string> input_names() const override;
-  const std::vector<std::string>& branch_names() const override { return branch_names_; }
+  const std::vector<std::string>& branch_names() const override { return traits_.branch_names; }
   BranchProfile profile(const std::vector<c10::IValue>& inputs, std::int64_t cache_branch_id) const override;
-  torch::Device device() const override { return device_; }
+  torch::Device device() const override { return traits_.device; }
   std::shared_ptr<const Backend> with_controlnets(const std::vector<torch::jit::Module>& controlnets) const override;
 
  private:
@@ -34,17 +38,22 @@ class TorchScriptBackend : public Backend {
     Program full;
     Program shallow;
   };
-  TorchScriptBackend(const Forward& forward, std::optional<torch::Device> device);
-  TorchScriptBackend(Forward forward, torch::Device device, std::vector<std::string> branch_names,
-                     PackedWeights weights = {});
+  struct Traits {
+    torch::Device device;
+    std::vector<std::string> branch_names;
+    std::optional<torch::Dtype> compute_dtype, output_dtype;
+  };
+  TorchScriptBackend(const Forward& forward, std::optional<torch::Device> device,
+                     std::optional<torch::Dtype> compute_dtype);
+  TorchScriptBackend(Traits traits, Forward forward, PackedWeights weights);
+  c10::IValue finished(const c10::IValue& output) const;  // as callers expect it, however the network works
   const Branch& branch(std::int64_t cache_branch_id) const;
 
+  Traits traits_;
   c10::FunctionSchema schema_;
-  torch::Device device_;
   PackedWeights weights_;
   Graph graph_;  // as it was traced; where weights are packed, it knows their shapes only
   Program program_;
-  std::vector<std::string> branch_names_;
   mutable std::mutex mutex_;
   mutable std::unordered_map<std::int64_t, Branch> branches_;  // made when first asked for
 };

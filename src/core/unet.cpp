@@ -1,7 +1,9 @@
 #include "deepcache/unet.hpp"
 
+#include "core/aoti_backend.hpp"
 #include "core/torchscript_backend.hpp"
 #include "core/unet_impl.hpp"
+#include "cpu/operators.hpp"
 #include "error.hpp"
 
 namespace deepcache {
@@ -11,12 +13,36 @@ UNet::UNet(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
 UNet::UNet(const torch::jit::Module& module)
     : UNet(std::make_shared<Impl>(Impl{.backend = std::make_shared<TorchScriptBackend>(module, std::nullopt)})) {}
 
+void check_compute_dtype(std::optional<torch::Dtype> dtype) {
+  check_argument(!dtype || *dtype == torch::kFloat || *dtype == torch::kBFloat16 || *dtype == torch::kHalf,
+                 "compute_dtype must be float32, bfloat16 or float16, got {}",
+                 c10::toString(dtype.value_or(torch::kFloat)));
+}
+
+std::optional<torch::Dtype> fastest_dtype(torch::Device device) {
+  if (!device.is_cpu()) return std::nullopt;
+  return cpu::has_kernels(torch::kBFloat16) ? torch::kBFloat16 : torch::kFloat;
+}
+
 UNet UNet::load(const std::filesystem::path& file, torch::Device device, std::optional<torch::Dtype> dtype) {
-  check_device(device);
-  auto module = load_module(file, dtype);
+  return load(file, UNetOptions{.device = device, .dtype = dtype});
+}
+
+UNet UNet::load(const std::filesystem::path& file, const UNetOptions& options) {
+  check_device(options.device);
+  check_compute_dtype(options.compute_dtype);
+  if (file.extension() == ".pt2") {
+    check_argument(options.trust_native_code,
+                   "{} holds native code, which can do all that this program can: it is loaded only where "
+                   "trust_native_code (--trust-native-code) says that the file comes from somebody whom you trust",
+                   file.string());
+    const auto dtype = options.compute_dtype ? options.compute_dtype : options.dtype;
+    return UNet(std::make_shared<Impl>(Impl{.backend = std::make_shared<AotiBackend>(file, options.device, dtype)}));
+  }
+  auto module = load_module(file, options.dtype);
   try {
-    return UNet(
-        std::make_shared<Impl>(Impl{.backend = std::make_shared<TorchScriptBackend>(std::move(module), device)}));
+    return UNet(std::make_shared<Impl>(Impl{
+        .backend = std::make_shared<TorchScriptBackend>(std::move(module), options.device, options.compute_dtype)}));
   } catch (const std::invalid_argument& error) {
     throw std::invalid_argument(fmt::format("{}: {}", file.string(), error.what()));
   }

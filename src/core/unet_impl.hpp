@@ -16,6 +16,9 @@ class UNetHook {
   virtual void begin_run(std::span<const double> timesteps, bool continues) = 0;
 };
 
+/// @throws std::invalid_argument unless it is one that networks compute in.
+void check_compute_dtype(std::optional<torch::Dtype> dtype);
+
 struct UNet::Impl {
   std::shared_ptr<const Backend> backend;
   UNetHook* hook = nullptr;  // of the enabled helper, which keeps this alive and clears it

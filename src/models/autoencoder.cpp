@@ -25,11 +25,18 @@ torch::Tensor run(const Function& network, const torch::Tensor& batch, const Til
 
 }  // namespace
 
-Autoencoder::Autoencoder(const ModelPackage& package, torch::Device device)
+Network vae_network(const ModelPackage& package, const char* name, torch::Device device,
+                    std::optional<torch::Dtype> compute_dtype) {
+  const bool casts = compute_dtype == torch::kBFloat16 && package.dtype(name) == package.dtype();
+  return {package.network(name), device, casts ? compute_dtype : std::nullopt};
+}
+
+Autoencoder::Autoencoder(const ModelPackage& package, torch::Device device, std::optional<torch::Dtype> compute_dtype)
     : package_(package),
       device_(device),
+      compute_dtype_(compute_dtype),
       config_(package.read("vae/config.json", read)),
-      decoder_(package.network("vae/decoder.pt"), device) {}
+      decoder_(vae_network(package, "vae/decoder.pt", device, compute_dtype)) {}
 
 Autoencoder::Config Autoencoder::read(const ConfigReader& config) {
   for (const char* key : {"block_out_channels", "latent_channels", "scaling_factor"}) config.require(key);
@@ -42,7 +49,7 @@ Autoencoder::Config Autoencoder::read(const ConfigReader& config) {
 }
 
 const Network& Autoencoder::encoder() const {
-  if (!encoder_) encoder_.emplace(package_.network("vae/encoder.pt"), device_);
+  if (!encoder_) encoder_.emplace(vae_network(package_, "vae/encoder.pt", device_, compute_dtype_));
   return *encoder_;
 }
 

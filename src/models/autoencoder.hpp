@@ -12,6 +12,11 @@
 
 namespace deepcache {
 
+/// A package's VAE network. It computes in bfloat16 if that is asked for; float16's range is too small for some, and
+/// one that runs in another dtype than the package needs that.
+Network vae_network(const ModelPackage& package, const char* name, torch::Device device,
+                    std::optional<torch::Dtype> compute_dtype);
+
 /// The variational autoencoder between images and latents.
 class Autoencoder {
  public:
@@ -23,7 +28,8 @@ class Autoencoder {
     double scaling_factor;
   };
 
-  Autoencoder(const ModelPackage& package, torch::Device device);
+  /// @param compute_dtype  LoadOptions::compute_dtype
+  Autoencoder(const ModelPackage& package, torch::Device device, std::optional<torch::Dtype> compute_dtype = {});
 
   /// Latents [B, C, h, w] as the UNet knows them, to images [B, 3, H, W], float32 in [0, 1], on the CPU.
   torch::Tensor decode(const torch::Tensor& latents, const VaeOptions& options) const;
@@ -47,6 +53,7 @@ class Autoencoder {
 
   ModelPackage package_;
   torch::Device device_;
+  std::optional<torch::Dtype> compute_dtype_;
   Config config_;
   Network decoder_;
   mutable std::optional<Network> encoder_;  // read when first needed: text to image has no use for it

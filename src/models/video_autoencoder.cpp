@@ -4,12 +4,13 @@
 
 namespace deepcache {
 
-VideoAutoencoder::VideoAutoencoder(const ModelPackage& package, torch::Device device)
+VideoAutoencoder::VideoAutoencoder(const ModelPackage& package, torch::Device device,
+                                   std::optional<torch::Dtype> compute_dtype)
     : device_(device),
       dtype_(package.dtype()),
       config_(package.read("vae/config.json", Autoencoder::read)),
-      encoder_(package.network("vae/encoder.pt"), device),
-      decoder_(package.network("vae/decoder.pt"), device),
+      encoder_(vae_network(package, "vae/encoder.pt", device, compute_dtype)),
+      decoder_(vae_network(package, "vae/decoder.pt", device, compute_dtype)),
       encoder_dtype_(package.dtype("vae/encoder.pt")),
       decoder_dtype_(package.dtype("vae/decoder.pt")) {}
 

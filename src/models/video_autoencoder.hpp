@@ -11,7 +11,7 @@ namespace deepcache {
 /// The variational autoencoder of Stable Video Diffusion: its decoder looks at neighbouring frames too.
 class VideoAutoencoder {
  public:
-  VideoAutoencoder(const ModelPackage& package, torch::Device device);
+  VideoAutoencoder(const ModelPackage& package, torch::Device device, std::optional<torch::Dtype> compute_dtype = {});
 
   /// Latents [B, F, C, h, w] as the UNet knows them, to frames [B, F, 3, H, W], float32 in [0, 1], on the CPU.
   /// @param chunk_size  frames at a time, of all videos in a row, as Python takes them: those of one chunk see each

@@ -15,6 +15,7 @@
 #include "models/model_package.hpp"
 #include "pipelines/checks.hpp"
 #include "pipelines/denoising_loop.hpp"
+#include "pipelines/load_unet.hpp"
 #include "pipelines/scheduler_source.hpp"
 
 namespace deepcache {
@@ -91,8 +92,8 @@ struct ClassConditionalPipeline::Impl {
         scheduler_source(package),
         scheduler(scheduler_source.make(options.scheduler)),
         class_embedder(package.network("class_embedder/model.pt"), device),
-        unet(UNet::load(package.file("unet/model.pt"), device, dtype)),
-        vae(package, device),
+        unet(load_unet(package, options)),
+        vae(package, device, options.compute_dtype),
         traits(read_traits(package, unet, vae)) {}
 
   /// All that can be wrong with a request is found here, before anything is computed.

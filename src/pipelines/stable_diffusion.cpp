@@ -15,6 +15,7 @@
 #include "pipelines/checks.hpp"
 #include "pipelines/controlnets.hpp"
 #include "pipelines/denoising_loop.hpp"
+#include "pipelines/load_unet.hpp"
 #include "pipelines/prepare_latents.hpp"
 #include "pipelines/prompt_encoder.hpp"
 #include "pipelines/request.hpp"
@@ -79,8 +80,8 @@ struct StableDiffusionPipeline::Impl {
         scheduler_source(package),
         scheduler(scheduler_source.make(options.scheduler)),
         prompt_encoder(package, device),
-        unet(UNet::load(package.file("unet/model.pt"), device, dtype)),
-        vae(package, device),
+        unet(load_unet(package, options)),
+        vae(package, device, options.compute_dtype),
         traits(read_traits(package, unet, vae)) {
     check_inputs(unet);
     unet = with_controlnets(unet, package, traits.vae_scale_factor, options.controlnets);

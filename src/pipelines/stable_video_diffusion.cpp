@@ -16,6 +16,7 @@
 #include "models/video_autoencoder.hpp"
 #include "pipelines/checks.hpp"
 #include "pipelines/denoising_loop.hpp"
+#include "pipelines/load_unet.hpp"
 #include "pipelines/scheduler_source.hpp"
 #include "pipelines/video_request.hpp"
 
@@ -86,8 +87,8 @@ struct StableVideoDiffusionPipeline::Impl {
         scheduler_source(package),
         scheduler(scheduler_source.make(options.scheduler)),
         image_encoder(package, device),
-        unet(UNet::load(package.file("unet/model.pt"), device, dtype)),
-        vae(package, device),
+        unet(load_unet(package, options)),
+        vae(package, device, options.compute_dtype),
         traits(read_traits(package, vae)) {
     check_inputs(unet);
   }

@@ -12,6 +12,7 @@
 #include "pipelines/checks.hpp"
 #include "pipelines/conditions.hpp"
 #include "pipelines/denoising_loop.hpp"
+#include "pipelines/load_unet.hpp"
 #include "pipelines/prepare_latents.hpp"
 #include "pipelines/prompt_encoder.hpp"
 #include "pipelines/scheduler_source.hpp"
@@ -61,8 +62,8 @@ struct TextToVideoZeroPipeline::Impl {
         scheduler_source(package),
         scheduler(make_scheduler(scheduler_source, options.scheduler)),
         prompt_encoder(package, options.device),
-        unet(UNet::load(package.file("unet/model.pt"), options.device, package.dtype())),
-        vae(package, options.device),
+        unet(load_unet(package, options)),
+        vae(package, options.device, options.compute_dtype),
         traits(read_traits(package, vae)) {
     check_inputs(unet, {"sample", "timestep", "encoder_hidden_states"});
   }

@@ -10,6 +10,7 @@
 #include "models/model_package.hpp"
 #include "pipelines/checks.hpp"
 #include "pipelines/denoising_loop.hpp"
+#include "pipelines/load_unet.hpp"
 #include "pipelines/scheduler_source.hpp"
 
 namespace deepcache {
@@ -46,7 +47,7 @@ struct UnconditionalPipeline::Impl {
         scheduler_source(package),
         scheduler(scheduler_source.make(options.scheduler)),
         shape(package.read("unet/config.json", read_shape)),
-        unet(UNet::load(package.file("unet/model.pt"), device, dtype)) {
+        unet(load_unet(package, options)) {
     check_inputs(unet, {"sample", "timestep"});
   }
 

@@ -368,6 +368,14 @@ class WrongInputTest(InspectTest):
         config.write_text(config.read_text() + " ")
         self.expect_refused("unet/config.json is damaged", "package")
 
+    def test_a_package_whose_unet_is_compiled(self):
+        package = self.folder / "package"
+        shutil.copytree(SD1, package)
+        manifest = json.loads((package / "deepcache.json").read_text())
+        manifest["files"]["unet/model.pt2"] = manifest["files"].pop("unet/model.pt")
+        (package / "deepcache.json").write_text(json.dumps(manifest))
+        self.expect_refused("has a compiled UNet alone; .* exported with --backend torchscript or both", "package")
+
     def test_a_network_without_skip_concatenations(self):
         torch.jit.trace(torch.nn.Conv2d(4, 4, 3), torch.zeros(1, 4, 8, 8)).save(self.folder / "conv.pt")
         self.expect_refused("conv.pt: the network has no skip concatenation", "conv.pt")

@@ -90,7 +90,8 @@ TEST(ControlNetGraph, SeveralAreSummed) {
 TEST(ControlNetGraph, FullAndShallowAreBitEqualToTheNetworkForEveryBranch) {
   const Forward unet{inference_graph(load_module(unet_file("sd1"), torch::kFloat)),
                      forward_schema(load_module(unet_file("sd1")))};
-  const auto graph = add_controlnets(unet, {controlnet(), controlnet("controlnet_sd1_bgr")}).graph;
+  const auto graph =
+      add_controlnets(unet, {forward_of(controlnet()), forward_of(controlnet("controlnet_sd1_bgr"))}).graph;
   const auto inputs = controlled_inputs({1, 0.5}, 0, 2, 13, 17);
   const auto expected = first_tensor(Program(graph, "plain").run(inputs).at(0));
   for (std::int64_t branch = 0; branch < 12; ++branch) {
