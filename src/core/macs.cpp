@@ -26,7 +26,7 @@ struct Operator : at::ObserverContext {
 
 bool is_convolution(std::string_view name) {
   return name == "aten::_convolution" || name == "aten::convolution" || name == "aten::conv1d" ||
-         name == "aten::conv2d" || name == "aten::conv3d" || name == "mkldnn::_convolution_pointwise";
+         name == "aten::conv2d" || name == "aten::conv3d";
 }
 
 /// What the operator will multiply; null if it isn't one that counts.
@@ -35,12 +35,14 @@ std::unique_ptr<Operator> describe(std::string_view name, c10::ArrayRef<const c1
   auto result = std::make_unique<Operator>();
   result->kind = &Macs::weights;
   if (is_convolution(name)) {
-    const auto weights_per_channel = c10::multiply_integers(tensor(1).sizes().slice(1));
+    const auto weights_per_channel = tensor(1).numel() / tensor(1).size(0);
     if (inputs.size() > 6 && inputs[6].isBool() && inputs[6].toBool())  // transposed
       result->macs = tensor(0).numel() * weights_per_channel;
     else
       result->macs_per_output_element = weights_per_channel;
-  } else if (name == "aten::linear" || name == "mkldnn::_linear_pointwise") {
+  } else if (name == "deepcache::convolution") {
+    result->macs_per_output_element = tensor(1).size(1) * tensor(1).size(2);
+  } else if (name == "aten::linear" || name == "deepcache::linear") {
     result->macs_per_output_element = tensor(0).size(-1);
   } else if (name == "aten::addmm") {
     result->macs_per_output_element = tensor(1).size(-1);

@@ -6,10 +6,9 @@
 
 namespace deepcache {
 
-/// Weights of convolutions and linear layers, reordered once to the blocks that oneDNN computes with (unpacked, each
-/// call reorders them anew); pictures in channels_last; operators of src/cpu. For float32 and bfloat16, on processors
-/// with AVX-512; elsewhere, and if something in it writes in place, a graph stays what it is. Results differ from those
-/// on unpacked weights by rounding alone.
+/// Weights of convolutions and linear layers in the order in which src/cpu multiplies with them, and the operators of
+/// src/cpu around them. For float32 and bfloat16, on processors with AVX-512; elsewhere, and if something in it writes
+/// in place, a graph stays what it is. Results differ from those on unpacked weights by rounding alone.
 class PackedWeights {
  public:
   /// Packs the weights in `graph`, and leaves of each its shape there: a tensor on the meta device. So its memory is

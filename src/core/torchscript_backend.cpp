@@ -10,34 +10,32 @@ TorchScriptBackend::TorchScriptBackend(torch::jit::Module module, std::optional<
                                        std::optional<torch::Dtype> compute_dtype)
     : TorchScriptBackend(forward_of(std::move(module)), device, compute_dtype) {}
 
-namespace {
-
-Forward cast(Forward forward, std::optional<torch::Dtype> dtype) {
-  if (dtype) forward.graph = cast_graph(std::move(forward.graph), *dtype);
-  return forward;
-}
-
-}  // namespace
-
-TorchScriptBackend::TorchScriptBackend(const Forward& forward, std::optional<torch::Device> device,
+TorchScriptBackend::TorchScriptBackend(Forward forward, std::optional<torch::Device> device,
                                        std::optional<torch::Dtype> compute_dtype)
     : TorchScriptBackend({.device = device.value_or(device_of(forward.graph)),
                           .branch_names = skip_concatenation_names(forward.graph),
                           .compute_dtype = compute_dtype,
                           .output_dtype = compute_dtype ? traced_dtype(forward.graph) : std::nullopt},
-                         cast(forward, compute_dtype), {}) {}
+                         forward, {}) {}
 
 TorchScriptBackend::TorchScriptBackend(Traits traits, Forward forward, PackedWeights weights)
     : traits_(std::move(traits)),
       schema_(std::move(forward.schema)),
       weights_(std::move(weights)),
-      graph_(weights_.pack(move_graph(std::move(forward.graph), traits_.device))),
+      graph_(weights_.pack(move_graph(cast(std::move(forward.graph)), traits_.device))),
       program_(weights_.runnable(graph_), "unet") {}
+
+Graph TorchScriptBackend::cast(Graph graph) const {
+  return traits_.compute_dtype ? cast_graph(std::move(graph), *traits_.compute_dtype) : graph;
+}
 
 std::shared_ptr<const Backend> TorchScriptBackend::with_controlnets(
     const std::vector<torch::jit::Module>& controlnets) const {
   std::vector<Forward> forwards;
-  for (const auto& controlnet : controlnets) forwards.push_back(cast(forward_of(controlnet), traits_.compute_dtype));
+  for (const auto& controlnet : controlnets) {
+    auto forward = forward_of(controlnet);
+    forwards.push_back({cast(forward.graph), forward.schema});
+  }
   // The ControlNets' own concatenations, if they have some, come before the UNet's, and so count for nothing.
   return std::shared_ptr<const Backend>(
       new TorchScriptBackend(traits_, add_controlnets({graph_, schema_}, forwards), weights_));

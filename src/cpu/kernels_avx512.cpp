@@ -120,6 +120,15 @@ void scale(const float* input, std::int64_t size, float factor, T* output) {
 }
 
 template <typename T>
+void finish(const Tile& t, T* output) {
+  for (std::int64_t row = 0; row < t.rows; ++row)
+    for_lanes(t.columns, [&](std::int64_t c, Mask mask) {
+      const auto sum = load(t.input + row * t.input_stride + c, mask);
+      store(output + row * t.output_stride + c, _mm512_add_ps(sum, load(t.bias + c, mask)), mask);
+    });
+}
+
+template <typename T>
 void sum_moments(const T* input, const T* pivot, std::int64_t rows, std::int64_t channels, const Moments& m) {
   for (std::int64_t row = 0; row < rows; ++row)
     for_lanes(channels, [&](std::int64_t c, Mask mask) {
@@ -160,6 +169,13 @@ void scale_row(const float* input, std::int64_t size, float factor, float* outpu
 }
 void scale_row(const float* input, std::int64_t size, float factor, c10::BFloat16* output) {
   scale(input, size, factor, output);
+}
+
+void add_bias(const Tile& tile, float* output) {
+  finish(tile, output);
+}
+void add_bias(const Tile& tile, c10::BFloat16* output) {
+  finish(tile, output);
 }
 
 void add_moments(const float* input, const float* pivot, std::int64_t rows, std::int64_t channels,

@@ -27,7 +27,7 @@ torch::Tensor group_norm(const torch::Tensor& input, std::int64_t num_groups,
 /// GEGLU (arXiv 2002.05202) of [..., 2 * D]: the first half times gelu of the second.
 torch::Tensor geglu(const torch::Tensor& input);
 
-/// Makes them operators of graphs, deepcache::attention, deepcache::group_norm and deepcache::geglu, of this process.
+/// Makes these, and those of packed_layers.hpp, operators of graphs, deepcache::attention and so on, of this process.
 void register_operators();
 
 }  // namespace deepcache::cpu

@@ -1,0 +1,227 @@
+#include "cpu/packed_layers.hpp"
+
+#include <ATen/Parallel.h>
+#include <ATen/native/CPUBlas.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "cpu/kernels.hpp"
+#include "cpu/operators.hpp"
+#include "cpu/parallel.hpp"
+
+namespace deepcache::cpu {
+namespace {
+
+constexpr std::int64_t kMaxBlock = 64;   // outputs that are computed together
+constexpr std::int64_t kMaxRows = 128;   // of a linear layer's input, likewise: with the block, 32 KiB of sums
+constexpr std::int64_t kPixels = 256;    // of a convolution's output, likewise: 64 KiB of sums
+constexpr std::int64_t kMaxDepth = 512;  // inputs that are summed up in one go: with the block, 128 KiB of weights
+
+std::int64_t divide_up(std::int64_t a, std::int64_t b) {
+  return (a + b - 1) / b;
+}
+
+/// The largest block that fills up nothing, if there is one.
+std::int64_t block_of(std::int64_t outputs) {
+  for (const std::int64_t block : {64, 48, 32, 16})
+    if (outputs % block == 0) return block;
+  return std::min(kMaxBlock, divide_up(outputs, 16) * 16);
+}
+
+/// In how large parts of equal size inputs are summed up.
+std::int64_t depth_of(std::int64_t inputs) {
+  return divide_up(divide_up(inputs, divide_up(inputs, kMaxDepth)), 16) * 16;
+}
+
+/// Reads [O, C, taps].
+template <typename T>
+void pack(const T* weight, std::int64_t outputs, std::int64_t inputs, std::int64_t taps, std::int64_t block,
+          T* packed) {
+  constexpr std::int64_t pair = sizeof(T) == 2 ? 2 : 1;
+  parallel_for(divide_up(outputs, block), [&](std::int64_t begin, std::int64_t end) {
+    for (auto output = begin * block; output < std::min(outputs, end * block); ++output)
+      for (std::int64_t tap = 0; tap < taps; ++tap) {
+        const auto* from = weight + output * inputs * taps + tap;
+        auto* to = packed + (output / block * taps + tap) * inputs * block + output % block * pair;
+        for (std::int64_t i = 0; i < inputs; ++i) to[i / pair * pair * block + i % pair] = from[i * taps];
+      }
+  });
+}
+
+/// The shape of a packed weight.
+struct Weight {
+  Weight(const torch::Tensor& packed, std::int64_t number)
+      : outputs(number), taps(packed.size(1)), inputs(packed.size(2)), block(packed.size(3)), blocks(packed.size(0)) {}
+  std::int64_t outputs, taps, inputs, block, blocks;
+};
+
+std::vector<float> bias_of(const std::optional<torch::Tensor>& bias, std::int64_t size) {
+  std::vector<float> floats(static_cast<std::size_t>(size));
+  if (!bias || !bias->defined()) return floats;
+  const auto values = bias->to(torch::kFloat).contiguous();
+  std::copy_n(values.const_data_ptr<float>(), size, floats.begin());
+  return floats;
+}
+
+void check_input(const torch::Tensor& input, const torch::Tensor& packed, std::int64_t width) {
+  TORCH_CHECK(input.is_cpu() && input.scalar_type() == packed.scalar_type(), "the layer computes in ",
+              packed.scalar_type(), " on the CPU, its input is ", input.scalar_type(), " on ", input.device());
+  TORCH_CHECK(width == packed.size(2), "the layer has ", packed.size(2), " inputs, got ", width, ": [", input.sizes(),
+              "]");
+}
+
+/// sums [rows, columns] = input [rows, C] * weight [C, columns], in parts of C; or += if `adds`.
+template <typename T>
+void multiply(const T* input, std::int64_t input_stride, const T* weight, const Weight& w, std::int64_t rows,
+              std::int64_t columns, float* sums, bool adds) {
+  const auto depth = depth_of(w.inputs);
+  for (std::int64_t i = 0; i < w.inputs; i += depth)
+    at::native::cpublas::brgemm(rows, columns, std::min(depth, w.inputs - i), input_stride, w.block, w.block,
+                                adds || i > 0, input + i, weight + i * w.block, sums, sizeof(T) == 2);
+}
+
+/// How many of `size` rows to compute together: at most so many, and so few that all threads have work.
+std::int64_t together(std::int64_t size, std::int64_t most, std::int64_t blocks) {
+  const auto parts = divide_up(4 * at::get_num_threads(), blocks);
+  return std::clamp<std::int64_t>(size / parts, 1, std::max<std::int64_t>(1, most));
+}
+
+template <typename T>
+void linear_rows(const torch::Tensor& input, const torch::Tensor& packed, const Weight& w,
+                 const std::vector<float>& bias, const torch::Tensor& output) {
+  const auto* read = input.const_data_ptr<T>();
+  const auto* weight = packed.const_data_ptr<T>();
+  auto* written = output.mutable_data_ptr<T>();
+  const auto rows = input.numel() / w.inputs;
+  const auto rows_together = together(rows, kMaxRows, w.blocks), parts = divide_up(rows, rows_together);
+  parallel_for(w.blocks * parts, [&](std::int64_t begin, std::int64_t end) {
+    std::vector<float> sums(static_cast<std::size_t>(rows_together * w.block));
+    for (auto task = begin; task < end; ++task) {
+      const auto first_output = task / parts * w.block, first_row = task % parts * rows_together;
+      const auto columns = std::min(w.block, w.outputs - first_output),
+                 count = std::min(rows_together, rows - first_row);
+      multiply(read + first_row * w.inputs, w.inputs, weight + first_output * w.inputs, w, count, columns, sums.data(),
+               false);
+      add_bias({.input = sums.data(),
+                .rows = count,
+                .columns = columns,
+                .input_stride = w.block,
+                .output_stride = w.outputs,
+                .bias = bias.data() + first_output},
+               written + first_row * w.outputs + first_output);
+    }
+    at::native::cpublas::brgemm_release(sizeof(T) == 2);
+  });
+}
+
+struct Window {
+  std::int64_t kernel_height, kernel_width, stride_height, stride_width, padding_height, padding_width;
+};
+
+/// Of a row of output pixels, those whose input at `tap` isn't padding.
+struct Inside {
+  Inside(std::int64_t tap, std::int64_t stride, std::int64_t padding, std::int64_t input_size, std::int64_t output_size)
+      : begin(std::max<std::int64_t>(0, divide_up(padding - tap, stride))),
+        end(std::min(output_size, divide_up(std::max<std::int64_t>(0, input_size + padding - tap), stride))) {}
+  std::int64_t begin, end;
+};
+
+template <typename T>
+void convolve(const torch::Tensor& input, const torch::Tensor& packed, const Weight& w, const Window& window,
+              const std::vector<float>& bias, const torch::Tensor& output) {
+  const auto* read = input.const_data_ptr<T>();
+  const auto* weight = packed.const_data_ptr<T>();
+  auto* written = output.mutable_data_ptr<T>();
+  const auto height = input.size(2), width = input.size(3), out_height = output.size(2), out_width = output.size(3);
+  const auto rows = input.size(0) * out_height;
+  const auto rows_together = together(rows, kPixels / out_width, w.blocks), parts = divide_up(rows, rows_together);
+  parallel_for(w.blocks * parts, [&](std::int64_t begin, std::int64_t end) {
+    std::vector<float> sums(static_cast<std::size_t>(rows_together * out_width * w.block));
+    for (auto task = begin; task < end; ++task) {
+      const auto block = task / parts, first_output = block * w.block, first_row = task % parts * rows_together;
+      const auto columns = std::min(w.block, w.outputs - first_output);
+      const auto last_row = std::min(rows, first_row + rows_together);
+      std::ranges::fill(sums, 0.0F);
+      for (std::int64_t tap = 0; tap < w.taps; ++tap) {
+        const auto tap_y = tap / window.kernel_width, tap_x = tap % window.kernel_width;
+        const Inside inside(tap_x, window.stride_width, window.padding_width, width, out_width);
+        if (inside.begin >= inside.end) continue;
+        const auto first_x = inside.begin * window.stride_width - window.padding_width + tap_x;
+        for (auto row = first_row; row < last_row; ++row) {
+          const auto y = row % out_height * window.stride_height - window.padding_height + tap_y;
+          if (y < 0 || y >= height) continue;
+          multiply(read + ((row / out_height * height + y) * width + first_x) * w.inputs,
+                   window.stride_width * w.inputs, weight + (block * w.taps + tap) * w.inputs * w.block, w,
+                   inside.end - inside.begin, columns,
+                   sums.data() + ((row - first_row) * out_width + inside.begin) * w.block, true);
+        }
+      }
+      add_bias({.input = sums.data(),
+                .rows = (last_row - first_row) * out_width,
+                .columns = columns,
+                .input_stride = w.block,
+                .output_stride = w.outputs,
+                .bias = bias.data() + first_output},
+               written + first_row * out_width * w.outputs + first_output);
+    }
+    at::native::cpublas::brgemm_release(sizeof(T) == 2);
+  });
+}
+
+}  // namespace
+
+bool can_pack(const torch::Tensor& weight) {
+  return weight.is_cpu() && (weight.dim() == 2 || weight.dim() == 4) && weight.numel() > 0 &&
+         has_kernels(weight.scalar_type()) && (weight.scalar_type() == torch::kFloat || weight.size(1) % 2 == 0);
+}
+
+torch::Tensor pack_weight(const torch::Tensor& weight) {
+  const auto outputs = weight.size(0), inputs = weight.size(1), taps = weight.numel() / (outputs * inputs);
+  const auto block = block_of(outputs), blocks = divide_up(outputs, block);
+  const std::vector<std::int64_t> shape{blocks, taps, inputs, block};
+  const auto packed =
+      outputs % block == 0 ? torch::empty(shape, weight.options()) : torch::zeros(shape, weight.options());
+  const auto plain = weight.contiguous();
+  if (weight.scalar_type() == torch::kFloat)
+    pack(plain.const_data_ptr<float>(), outputs, inputs, taps, block, packed.mutable_data_ptr<float>());
+  else
+    pack(plain.const_data_ptr<c10::BFloat16>(), outputs, inputs, taps, block, packed.mutable_data_ptr<c10::BFloat16>());
+  return packed;
+}
+
+torch::Tensor linear(const torch::Tensor& input, const torch::Tensor& packed, const std::optional<torch::Tensor>& bias,
+                     std::int64_t out_features) {
+  check_input(input, packed, input.size(-1));
+  auto shape = input.sizes().vec();
+  shape.back() = out_features;
+  const auto output = torch::empty(shape, input.options().memory_format(torch::MemoryFormat::Contiguous));
+  const auto compute = input.scalar_type() == torch::kFloat ? linear_rows<float> : linear_rows<c10::BFloat16>;
+  if (output.numel() > 0)
+    compute(input.contiguous(), packed, Weight(packed, out_features), bias_of(bias, out_features), output);
+  return output;
+}
+
+torch::Tensor convolution(const torch::Tensor& input, const torch::Tensor& packed,
+                          const std::optional<torch::Tensor>& bias, std::int64_t out_channels,
+                          torch::IntArrayRef kernel_size, torch::IntArrayRef stride, torch::IntArrayRef padding) {
+  TORCH_CHECK(input.dim() == 4, "a convolution reads [B, C, H, W], got [", input.sizes(), "]");
+  check_input(input, packed, input.size(1));
+  if (packed.size(1) == 1 && stride == torch::IntArrayRef{1, 1} && padding == torch::IntArrayRef{0, 0})
+    return linear(input.permute({0, 2, 3, 1}), packed, bias, out_channels).permute({0, 3, 1, 2});
+  const auto size = [&](std::size_t i) {
+    return (input.size(static_cast<std::int64_t>(i) + 2) + 2 * padding[i] - kernel_size[i]) / stride[i] + 1;
+  };
+  TORCH_CHECK(input.size(2) + 2 * padding[0] >= kernel_size[0] && input.size(3) + 2 * padding[1] >= kernel_size[1],
+              "a kernel of [", kernel_size, "] is larger than its input, [", input.sizes(), "]");
+  const auto output = torch::empty({input.size(0), out_channels, size(0), size(1)},
+                                   input.options().memory_format(torch::MemoryFormat::ChannelsLast));
+  const Window window{kernel_size[0], kernel_size[1], stride[0], stride[1], padding[0], padding[1]};
+  const auto compute = input.scalar_type() == torch::kFloat ? convolve<float> : convolve<c10::BFloat16>;
+  if (output.numel() > 0)
+    compute(input.contiguous(torch::MemoryFormat::ChannelsLast), packed, Weight(packed, out_channels), window,
+            bias_of(bias, out_channels), output);
+  return output;
+}
+
+}  // namespace deepcache::cpu

@@ -1,0 +1,32 @@
+#pragma once
+
+#include <torch/types.h>
+
+#include <cstdint>
+#include <optional>
+
+/// Linear layers and convolutions on weights that are reordered once, so that each call multiplies matrices only, by
+/// oneDNN's small ones inside LibTorch (at::native::cpublas::brgemm). The order depends on the weight alone, not on the
+/// input's size, so that one copy serves every size. LibTorch's own layers reorder the weight in each call, and so do
+/// mkldnn's packed ones where the input has another size than they were packed for.
+namespace deepcache::cpu {
+
+/// Weight [O, C, kh, kw] or, of a linear layer, [O, C]; in blocks of outputs, [O / block, kh * kw, C, block], and for
+/// bfloat16 with two and two inputs next to each other. The last block is filled up with zeros.
+torch::Tensor pack_weight(const torch::Tensor& weight);
+
+/// Whether layers with such weights can be packed: there are kernels for their type, and its inputs are a multiple
+/// of 2.
+bool can_pack(const torch::Tensor& weight);
+
+/// input [..., C] to [..., out_features]. @throws c10::Error if the input has another dtype or width than the weight.
+torch::Tensor linear(const torch::Tensor& input, const torch::Tensor& packed, const std::optional<torch::Tensor>& bias,
+                     std::int64_t out_features);
+
+/// input [B, C, H, W] to [B, out_channels, H', W'], in channels_last. No groups, no dilation.
+/// @throws c10::Error if the input has another dtype or number of channels than the weight.
+torch::Tensor convolution(const torch::Tensor& input, const torch::Tensor& packed,
+                          const std::optional<torch::Tensor>& bias, std::int64_t out_channels,
+                          torch::IntArrayRef kernel_size, torch::IntArrayRef stride, torch::IntArrayRef padding);
+
+}  // namespace deepcache::cpu
