@@ -9,6 +9,9 @@ namespace deepcache {
 namespace jit = torch::jit;
 namespace {
 
+const auto kLinear = c10::Symbol::fromQualString("deepcache::linear");
+const auto kConvolution = c10::Symbol::fromQualString("deepcache::convolution");
+
 /// Makes nodes before a given one, in its scope.
 class Builder {
  public:
@@ -86,6 +89,24 @@ void fuse_geglu(jit::Node& product) {
   }
 }
 
+/// What a packed layer alone is read by, if that is an operator of this kind.
+jit::Node* only_reader(const jit::Node& layer, c10::Symbol kind) {
+  const auto& uses = layer.output()->uses();
+  return uses.size() == 1 && uses[0].user->kind() == kind ? uses[0].user : nullptr;
+}
+
+/// A packed layer adds what is added to its result: of residual connections.
+void fuse_addition(jit::Node& layer) {
+  auto* add = only_reader(layer, c10::aten::add);
+  const bool has_added = !is_constant(layer.inputs().back(), c10::IValue());
+  if (has_added || add == nullptr || add->inputs().size() != 3 || !is_constant(add->input(2), 1.0)) return;
+  auto* added = add->input(add->input(0) == layer.output() ? 1 : 0);
+  if (added == layer.output() || !added->type()->isSubtypeOf(*c10::TensorType::get())) return;
+  auto inputs = layer.inputs().vec();
+  inputs.back() = added;
+  Builder(*add).replace_by(layer.kind().toQualString(), inputs);
+}
+
 void fuse(jit::Block& block) {
   for (auto* node : block.nodes()) {
     for (auto* inner : node->blocks()) fuse(*inner);
@@ -97,12 +118,22 @@ void fuse(jit::Block& block) {
   }
 }
 
+/// The second pass, for what the first one has made or cleared away.
+void fuse_layers(jit::Block& block) {
+  for (auto* node : block.nodes()) {
+    for (auto* inner : node->blocks()) fuse_layers(*inner);
+    if (node->kind() == kLinear || node->kind() == kConvolution) fuse_addition(*node);
+  }
+}
+
 }  // namespace
 
 Graph fuse_operators(Graph graph) {
   if (!cpu::has_kernels(torch::kFloat)) return graph;
   cpu::register_operators();
   fuse(*graph->block());
+  jit::EliminateDeadCode(graph);
+  fuse_layers(*graph->block());
   jit::EliminateDeadCode(graph);
   return graph;
 }

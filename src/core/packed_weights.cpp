@@ -65,6 +65,7 @@ void replace(jit::Node& node, const torch::Tensor& packed) {
   std::vector<jit::Value*> inputs{layout_free(node.input(0)), graph.insertConstant(packed), node.input(2),
                                   graph.insertConstant(shape[0])};
   if (!linear) inputs.insert(inputs.end(), {graph.insertConstant(shape.slice(2).vec()), node.input(3), node.input(4)});
+  inputs.push_back(graph.insertConstant(c10::IValue()));  // nothing is added to the result
   auto* layer = graph.insertNode(
       graph.create(c10::Symbol::fromQualString(linear ? "deepcache::linear" : "deepcache::convolution"), inputs));
   layer->setScope(node.scope());

@@ -27,14 +27,15 @@ void softmax_block(const SoftmaxBlock& block, c10::BFloat16* weights);
 void scale_row(const float* input, std::int64_t size, float factor, float* output);
 void scale_row(const float* input, std::int64_t size, float factor, c10::BFloat16* output);
 
-/// output = input + bias of each column, [rows, columns]; rows are so far apart as the strides say.
+/// output = input + bias of each column + what is in `added`, if that isn't null; [rows, columns], whose rows are so
+/// far apart as the strides say.
 struct Tile {
   const float* input;
   std::int64_t rows, columns, input_stride, output_stride;
   const float* bias;
 };
-void add_bias(const Tile& tile, float* output);
-void add_bias(const Tile& tile, c10::BFloat16* output);
+void add_bias(const Tile& tile, const float* added, float* output);
+void add_bias(const Tile& tile, const c10::BFloat16* added, c10::BFloat16* output);
 
 /// Adds to each channel's sums what the values of [rows, channels] are above its pivot, and the squares of that. With a
 /// value of the channel for pivot, little is lost where its mean is far from 0.

@@ -119,12 +119,17 @@ void scale(const float* input, std::int64_t size, float factor, T* output) {
   });
 }
 
+Floats biased(const Tile& t, std::int64_t row, std::int64_t column, Mask mask) {
+  return _mm512_add_ps(load(t.input + row * t.input_stride + column, mask), load(t.bias + column, mask));
+}
+
 template <typename T>
-void finish(const Tile& t, T* output) {
+void finish(const Tile& t, const T* added, T* output) {
   for (std::int64_t row = 0; row < t.rows; ++row)
     for_lanes(t.columns, [&](std::int64_t c, Mask mask) {
-      const auto sum = load(t.input + row * t.input_stride + c, mask);
-      store(output + row * t.output_stride + c, _mm512_add_ps(sum, load(t.bias + c, mask)), mask);
+      const auto place = row * t.output_stride + c;
+      const auto sum = biased(t, row, c, mask);
+      store(output + place, added == nullptr ? sum : _mm512_add_ps(sum, load(added + place, mask)), mask);
     });
 }
 
@@ -171,11 +176,11 @@ void scale_row(const float* input, std::int64_t size, float factor, c10::BFloat1
   scale(input, size, factor, output);
 }
 
-void add_bias(const Tile& tile, float* output) {
-  finish(tile, output);
+void add_bias(const Tile& tile, const float* added, float* output) {
+  finish(tile, added, output);
 }
-void add_bias(const Tile& tile, c10::BFloat16* output) {
-  finish(tile, output);
+void add_bias(const Tile& tile, const c10::BFloat16* added, c10::BFloat16* output) {
+  finish(tile, added, output);
 }
 
 void add_moments(const float* input, const float* pivot, std::int64_t rows, std::int64_t channels,

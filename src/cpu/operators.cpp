@@ -49,10 +49,11 @@ void register_operators() {
     made->def("group_norm(Tensor input, int num_groups, Tensor? weight, Tensor? bias, float eps, bool silu) -> Tensor",
               group_norm);
     made->def("geglu(Tensor input) -> Tensor", geglu);
-    made->def("linear(Tensor input, Tensor packed, Tensor? bias, int out_features) -> Tensor", linear);
+    made->def("linear(Tensor input, Tensor packed, Tensor? bias, int out_features, Tensor? added=None) -> Tensor",
+              linear);
     made->def(
         "convolution(Tensor input, Tensor packed, Tensor? bias, int out_channels, int[] kernel_size, int[] stride, "
-        "int[] padding) -> Tensor",
+        "int[] padding, Tensor? added=None) -> Tensor",
         convolution);
     return made;
   }();

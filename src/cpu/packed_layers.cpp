@@ -87,9 +87,26 @@ std::int64_t together(std::int64_t size, std::int64_t most, std::int64_t blocks)
   return std::clamp<std::int64_t>(size / parts, 1, std::max<std::int64_t>(1, most));
 }
 
+/// The tile of sums of one block.
+Tile tile_of(const std::vector<float>& sums, const Weight& w, const std::vector<float>& bias, std::int64_t first_output,
+             std::int64_t rows) {
+  return {.input = sums.data(),
+          .rows = rows,
+          .columns = std::min(w.block, w.outputs - first_output),
+          .input_stride = w.block,
+          .output_stride = w.outputs,
+          .bias = bias.data() + first_output};
+}
+
+/// What is added to the output: the same place in a tensor of the same layout; null if there is none.
+template <typename T>
+const T* place_in(const torch::Tensor& added, std::int64_t offset) {
+  return added.defined() ? added.const_data_ptr<T>() + offset : nullptr;
+}
+
 template <typename T>
 void linear_rows(const torch::Tensor& input, const torch::Tensor& packed, const Weight& w,
-                 const std::vector<float>& bias, const torch::Tensor& output) {
+                 const std::vector<float>& bias, const torch::Tensor& added, const torch::Tensor& output) {
   const auto* read = input.const_data_ptr<T>();
   const auto* weight = packed.const_data_ptr<T>();
   auto* written = output.mutable_data_ptr<T>();
@@ -99,17 +116,11 @@ void linear_rows(const torch::Tensor& input, const torch::Tensor& packed, const 
     std::vector<float> sums(static_cast<std::size_t>(rows_together * w.block));
     for (auto task = begin; task < end; ++task) {
       const auto first_output = task / parts * w.block, first_row = task % parts * rows_together;
-      const auto columns = std::min(w.block, w.outputs - first_output),
-                 count = std::min(rows_together, rows - first_row);
-      multiply(read + first_row * w.inputs, w.inputs, weight + first_output * w.inputs, w, count, columns, sums.data(),
-               false);
-      add_bias({.input = sums.data(),
-                .rows = count,
-                .columns = columns,
-                .input_stride = w.block,
-                .output_stride = w.outputs,
-                .bias = bias.data() + first_output},
-               written + first_row * w.outputs + first_output);
+      const auto offset = first_row * w.outputs + first_output;
+      const auto tile = tile_of(sums, w, bias, first_output, std::min(rows_together, rows - first_row));
+      multiply(read + first_row * w.inputs, w.inputs, weight + first_output * w.inputs, w, tile.rows, tile.columns,
+               sums.data(), false);
+      add_bias(tile, place_in<T>(added, offset), written + offset);
     }
     at::native::cpublas::brgemm_release(sizeof(T) == 2);
   });
@@ -129,7 +140,7 @@ struct Inside {
 
 template <typename T>
 void convolve(const torch::Tensor& input, const torch::Tensor& packed, const Weight& w, const Window& window,
-              const std::vector<float>& bias, const torch::Tensor& output) {
+              const std::vector<float>& bias, const torch::Tensor& added, const torch::Tensor& output) {
   const auto* read = input.const_data_ptr<T>();
   const auto* weight = packed.const_data_ptr<T>();
   auto* written = output.mutable_data_ptr<T>();
@@ -157,13 +168,9 @@ void convolve(const torch::Tensor& input, const torch::Tensor& packed, const Wei
                    sums.data() + ((row - first_row) * out_width + inside.begin) * w.block, true);
         }
       }
-      add_bias({.input = sums.data(),
-                .rows = (last_row - first_row) * out_width,
-                .columns = columns,
-                .input_stride = w.block,
-                .output_stride = w.outputs,
-                .bias = bias.data() + first_output},
-               written + first_row * out_width * w.outputs + first_output);
+      const auto offset = first_row * out_width * w.outputs + first_output;
+      add_bias(tile_of(sums, w, bias, first_output, (last_row - first_row) * out_width), place_in<T>(added, offset),
+               written + offset);
     }
     at::native::cpublas::brgemm_release(sizeof(T) == 2);
   });
@@ -190,25 +197,46 @@ torch::Tensor pack_weight(const torch::Tensor& weight) {
   return packed;
 }
 
+namespace {
+
+/// `compute` puts a layer's result into `output`, and adds `added` on the way if it has the output's shape and layout.
+template <typename Compute>
+torch::Tensor with_added(const torch::Tensor& output, const std::optional<torch::Tensor>& added,
+                         const Compute& compute) {
+  const bool has = added && added->defined();
+  const bool fits = has && added->sizes() == output.sizes() && added->strides() == output.strides() &&
+                    added->scalar_type() == output.scalar_type() && added->is_cpu();
+  if (output.numel() > 0) compute(fits ? *added : torch::Tensor());
+  return !has || fits ? output : output + *added;
+}
+
+}  // namespace
+
 torch::Tensor linear(const torch::Tensor& input, const torch::Tensor& packed, const std::optional<torch::Tensor>& bias,
-                     std::int64_t out_features) {
+                     std::int64_t out_features, const std::optional<torch::Tensor>& added) {
   check_input(input, packed, input.size(-1));
   auto shape = input.sizes().vec();
   shape.back() = out_features;
   const auto output = torch::empty(shape, input.options().memory_format(torch::MemoryFormat::Contiguous));
   const auto compute = input.scalar_type() == torch::kFloat ? linear_rows<float> : linear_rows<c10::BFloat16>;
-  if (output.numel() > 0)
-    compute(input.contiguous(), packed, Weight(packed, out_features), bias_of(bias, out_features), output);
-  return output;
+  return with_added(output, added, [&](const torch::Tensor& same) {
+    compute(input.contiguous(), packed, Weight(packed, out_features), bias_of(bias, out_features), same, output);
+  });
 }
 
 torch::Tensor convolution(const torch::Tensor& input, const torch::Tensor& packed,
                           const std::optional<torch::Tensor>& bias, std::int64_t out_channels,
-                          torch::IntArrayRef kernel_size, torch::IntArrayRef stride, torch::IntArrayRef padding) {
+                          torch::IntArrayRef kernel_size, torch::IntArrayRef stride, torch::IntArrayRef padding,
+                          const std::optional<torch::Tensor>& added) {
   TORCH_CHECK(input.dim() == 4, "a convolution reads [B, C, H, W], got [", input.sizes(), "]");
   check_input(input, packed, input.size(1));
-  if (packed.size(1) == 1 && stride == torch::IntArrayRef{1, 1} && padding == torch::IntArrayRef{0, 0})
-    return linear(input.permute({0, 2, 3, 1}), packed, bias, out_channels).permute({0, 3, 1, 2});
+  if (packed.size(1) == 1 && stride == torch::IntArrayRef{1, 1} && padding == torch::IntArrayRef{0, 0}) {
+    const bool is_picture = added && added->defined() && added->dim() == 4;
+    const auto pixels = linear(input.permute({0, 2, 3, 1}), packed, bias, out_channels,
+                               is_picture ? std::optional(added->permute({0, 2, 3, 1})) : std::nullopt);
+    const auto output = pixels.permute({0, 3, 1, 2});
+    return !added || !added->defined() || is_picture ? output : output + *added;
+  }
   const auto size = [&](std::size_t i) {
     return (input.size(static_cast<std::int64_t>(i) + 2) + 2 * padding[i] - kernel_size[i]) / stride[i] + 1;
   };
@@ -218,10 +246,10 @@ torch::Tensor convolution(const torch::Tensor& input, const torch::Tensor& packe
                                    input.options().memory_format(torch::MemoryFormat::ChannelsLast));
   const Window window{kernel_size[0], kernel_size[1], stride[0], stride[1], padding[0], padding[1]};
   const auto compute = input.scalar_type() == torch::kFloat ? convolve<float> : convolve<c10::BFloat16>;
-  if (output.numel() > 0)
+  return with_added(output, added, [&](const torch::Tensor& same) {
     compute(input.contiguous(torch::MemoryFormat::ChannelsLast), packed, Weight(packed, out_channels), window,
-            bias_of(bias, out_channels), output);
-  return output;
+            bias_of(bias, out_channels), same, output);
+  });
 }
 
 }  // namespace deepcache::cpu

@@ -19,14 +19,17 @@ torch::Tensor pack_weight(const torch::Tensor& weight);
 /// of 2.
 bool can_pack(const torch::Tensor& weight);
 
-/// input [..., C] to [..., out_features]. @throws c10::Error if the input has another dtype or width than the weight.
+/// input [..., C] to [..., out_features], plus `added` if there is one, as `+` adds it.
+/// @throws c10::Error if the input has another dtype or width than the weight.
 torch::Tensor linear(const torch::Tensor& input, const torch::Tensor& packed, const std::optional<torch::Tensor>& bias,
-                     std::int64_t out_features);
+                     std::int64_t out_features, const std::optional<torch::Tensor>& added = std::nullopt);
 
-/// input [B, C, H, W] to [B, out_channels, H', W'], in channels_last. No groups, no dilation.
+/// input [B, C, H, W] to [B, out_channels, H', W'], in channels_last, plus `added` if there is one. No groups, no
+/// dilation.
 /// @throws c10::Error if the input has another dtype or number of channels than the weight.
 torch::Tensor convolution(const torch::Tensor& input, const torch::Tensor& packed,
                           const std::optional<torch::Tensor>& bias, std::int64_t out_channels,
-                          torch::IntArrayRef kernel_size, torch::IntArrayRef stride, torch::IntArrayRef padding);
+                          torch::IntArrayRef kernel_size, torch::IntArrayRef stride, torch::IntArrayRef padding,
+                          const std::optional<torch::Tensor>& added = std::nullopt);
 
 }  // namespace deepcache::cpu

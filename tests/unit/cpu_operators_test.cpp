@@ -3,11 +3,14 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <array>
 #include <cmath>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "cpu/packed_layers.hpp"
+#include "expect_error.hpp"
 #include "tensor_near.hpp"
 
 namespace deepcache {
@@ -123,6 +126,124 @@ TEST(CpuGeglu, IsExactToRounding) {
   EXPECT_EQ(gelu[0][1].item<float>(), 30);
   EXPECT_NEAR(gelu[0][2].item<float>(), -5 * 0.5 * std::erfc(5 / std::sqrt(2.0)), 1e-6);
   EXPECT_EQ(gelu[0][3].item<float>(), 0);
+}
+
+class CpuLayers : public testing::TestWithParam<torch::Dtype> {
+ protected:
+  void SetUp() override {
+    torch::manual_seed(0);
+    if (!cpu::has_kernels(GetParam())) GTEST_SKIP() << "this processor has no kernels for " << GetParam();
+  }
+  torch::Tensor random(const std::vector<std::int64_t>& shape) const { return torch::randn(shape).to(GetParam()); }
+};
+
+torch::Tensor exact(const torch::Tensor& tensor) {
+  return tensor.to(torch::kDouble);
+}
+
+TEST_P(CpuLayers, LinearIsExactToRounding) {
+  for (const auto& [rows, inputs, outputs] : {std::array<std::int64_t, 3>{1, 2, 1},
+                                              {3, 10, 70},
+                                              {300, 64, 64},
+                                              {154, 768, 320},
+                                              {129, 1100, 96},
+                                              {2, 1280, 4},
+                                              {7, 514, 48}}) {
+    const auto input = random({rows, inputs}), weight = random({outputs, inputs}), bias = random({outputs}),
+               added = random({rows, outputs});
+    const auto packed = cpu::pack_weight(weight);
+    const auto product = at::linear(exact(input), exact(weight));
+    const auto what = c10::str(rows, " x ", inputs, " x ", outputs, ", ", GetParam());
+    expect_exact(cpu::linear(input, packed, std::nullopt, outputs), product, tolerance(GetParam()), what);
+    expect_exact(cpu::linear(input, packed, bias, outputs, added), product + exact(bias) + exact(added),
+                 tolerance(GetParam()), what);
+    expect_exact(cpu::linear(input, packed, bias, outputs, added[0]), product + exact(bias) + exact(added[0]),
+                 2 * tolerance(GetParam()), what + ", one row added to all");  // rounded twice
+    expect_exact(cpu::linear(input.view({1, rows, inputs}).transpose(0, 1), packed, bias, outputs),
+                 (product + exact(bias)).unsqueeze(1), tolerance(GetParam()), what + ", not contiguous");
+  }
+  EXPECT_EQ(cpu::linear(random({0, 10}), cpu::pack_weight(random({6, 10})), std::nullopt, 6).sizes(),
+            (std::vector<std::int64_t>{0, 6}));
+}
+
+TEST_P(CpuLayers, ConvolutionIsExactToRounding) {
+  struct Case {
+    std::int64_t inputs, outputs;
+    std::vector<std::int64_t> size, kernel, stride, padding;
+  };
+  for (const auto& [inputs, outputs, size, kernel, stride, padding] : {Case{4, 64, {9, 7}, {3, 3}, {1, 1}, {1, 1}},
+                                                                       {64, 4, {16, 16}, {3, 3}, {1, 1}, {1, 1}},
+                                                                       {96, 96, {8, 8}, {3, 3}, {1, 1}, {1, 1}},
+                                                                       {16, 20, {13, 6}, {3, 3}, {2, 2}, {1, 1}},
+                                                                       {16, 32, {13, 6}, {3, 3}, {2, 1}, {0, 1}},
+                                                                       {8, 16, {5, 9}, {1, 3}, {1, 1}, {0, 1}},
+                                                                       {8, 16, {5, 9}, {5, 1}, {1, 3}, {2, 0}},
+                                                                       {600, 16, {4, 4}, {3, 3}, {1, 1}, {1, 1}},
+                                                                       {16, 16, {1, 1}, {3, 3}, {1, 1}, {1, 1}},
+                                                                       {16, 16, {2, 1}, {3, 3}, {1, 1}, {4, 4}},
+                                                                       {16, 130, {6, 6}, {1, 1}, {1, 1}, {0, 0}},
+                                                                       {16, 16, {6, 6}, {1, 1}, {2, 2}, {0, 0}},
+                                                                       {6, 10, {3, 400}, {3, 3}, {1, 1}, {1, 1}}}) {
+    const auto input = random({2, inputs, size[0], size[1]}), weight = random({outputs, inputs, kernel[0], kernel[1]}),
+               bias = random({outputs});
+    const auto expected = at::conv2d(exact(input), exact(weight), exact(bias), stride, padding);
+    const auto what = c10::str(weight.sizes(), " of ", input.sizes(), ", ", GetParam());
+    const auto packed = cpu::pack_weight(weight);
+    for (const auto format : {torch::MemoryFormat::Contiguous, torch::MemoryFormat::ChannelsLast}) {
+      const auto picture = input.contiguous(format);
+      const auto added = random(expected.sizes().vec()).contiguous(format), of_channels = random({2, outputs, 1, 1});
+      const auto convolve = [&](const std::optional<torch::Tensor>& other) {
+        return cpu::convolution(picture, packed, bias, outputs, kernel, stride, padding, other);
+      };
+      const auto output = convolve(std::nullopt);
+      EXPECT_TRUE(output.is_contiguous(torch::MemoryFormat::ChannelsLast)) << what;
+      expect_exact(output, expected, tolerance(GetParam()), what);
+      expect_exact(convolve(added), expected + exact(added), 2 * tolerance(GetParam()), what + ", added to");
+      expect_exact(convolve(of_channels), expected + exact(of_channels), 2 * tolerance(GetParam()),
+                   what + ", channels");
+      expect_exact(convolve(bias[0]), expected + exact(bias[0]), 2 * tolerance(GetParam()), what + ", a number");
+    }
+  }
+}
+
+TEST_P(CpuLayers, RefuseOtherInputs) {
+  const auto packed = cpu::pack_weight(random({6, 10})), kernels = cpu::pack_weight(random({6, 10, 3, 3}));
+  const auto convolve = [&](const torch::Tensor& input) {
+    return cpu::convolution(input, kernels, std::nullopt, 6, {3, 3}, {1, 1}, {0, 0});
+  };
+  expect_error<c10::Error>([&] { cpu::linear(random({2, 8}), packed, std::nullopt, 6); }, {"10 inputs", "got 8"});
+  expect_error<c10::Error>(
+      [&] {
+        cpu::linear(torch::zeros({2, 10}, torch::kDouble), packed, std::nullopt, 6);
+      },
+      {"computes in", "Double"});
+  expect_error<c10::Error>([&] { convolve(random({1, 8, 4, 4})); }, {"10 inputs", "got 8"});
+  expect_error<c10::Error>([&] { convolve(random({10, 4, 4})); }, {"[B, C, H, W]", "[10, 4, 4]"});
+  expect_error<c10::Error>([&] { convolve(random({1, 10, 2, 4})); }, {"larger than its input"});
+}
+
+TEST_P(CpuLayers, DoNotDependOnThreads) {
+  const auto packed = cpu::pack_weight(random({96, 64, 3, 3}));
+  const auto input = random({2, 64, 17, 9});
+  const auto threads = at::get_num_threads();
+  const auto convolve = [&](int count) {
+    at::set_num_threads(count);
+    return cpu::convolution(input, packed, std::nullopt, 96, {3, 3}, {1, 1}, {1, 1});
+  };
+  const auto expected = convolve(1);
+  EXPECT_TRUE(torch::equal(convolve(3), expected));
+  at::set_num_threads(threads);
+}
+
+INSTANTIATE_TEST_SUITE_P(Dtypes, CpuLayers, testing::Values(torch::kFloat, torch::kBFloat16),
+                         [](const auto& test) { return test.param == torch::kFloat ? "float32" : "bfloat16"; });
+
+TEST(CpuLayersThatStay, OddInputsInBfloat16AndOtherTypes) {
+  EXPECT_FALSE(cpu::can_pack(torch::zeros({4, 3, 3, 3}, torch::kBFloat16)));
+  EXPECT_FALSE(cpu::can_pack(torch::zeros({4, 4}, torch::kDouble)));
+  EXPECT_FALSE(cpu::can_pack(torch::zeros({4, 4, 3})));
+  EXPECT_FALSE(cpu::can_pack(torch::zeros({0, 4})));
+  EXPECT_FALSE(cpu::can_pack(torch::zeros({4, 4}, torch::kMeta)));
 }
 
 }  // namespace
