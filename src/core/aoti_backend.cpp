@@ -64,7 +64,7 @@ bool has_instructions(const std::string& name) {
 }
 
 std::unique_ptr<torch::inductor::AOTIModelPackageLoader> load(const std::filesystem::path& file, const char* name) {
-  static std::mutex mutex;  // LibTorch 2.13 reads a package's metadata into a static object
+  static std::mutex mutex;  // LibTorch reads a package's metadata into a static object
   const std::scoped_lock lock(mutex);
   return std::make_unique<torch::inductor::AOTIModelPackageLoader>(file.string(), name);
 }
