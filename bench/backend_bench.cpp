@@ -30,7 +30,7 @@ void add_flags(CLI::App& app, Options& o) {
   app.add_option("traced", o.traced, "unet.pt")->required();
   app.add_option("compiled", o.compiled, "unet.pt2, whose native code is run")->required();
   app.add_option("--dtype", o.dtype, "Of both")->check(CLI::IsMember(kDtypes))->capture_default_str();
-  for (auto& [flag, size] :
+  for (const auto& [flag, size] :
        std::initializer_list<std::pair<const char*, Size&>>{{"--latent-size", o.latent_size}, {"--text", o.text}})
     app.add_option(flag, size, "As 32x32; what the compiled one takes")->delimiter('x')->check(CLI::Range(1, 4096));
   app.add_option("--batch", o.batch, "Batch size")->check(CLI::PositiveNumber)->capture_default_str();
