@@ -1,12 +1,13 @@
 """Writes a published UNet at its full size with random weights, traced as tools/export.py traces.
 
     python bench/make_unet.py [sd15|sd15_narrow|sd21|sdxl|sdxl_refiner|svd|svd_xt|ldm4g|ddpm_cifar10|ddpm_lsun]
-        [--dtype float16] [--out FOLDER] [--no-weights]
+        [--dtype float16] [--out FOLDER] [--no-weights] [--compile 32x32]
 
 For unet_bench and `deepcache inspect`. The folder gets unet.pt (for sd15 3.4 GB in float32) and config.json. What a
 step costs doesn't depend on the weights' values, nor do its multiply-accumulates depend on the dtype: so for `inspect`
 alone --no-weights does, a file of a megabyte or two whose weights are all zero, each tensor one number seen many times.
-For svd and svd_xt there is decoder.pt too, the VAE's decoder, for `deepcache inspect --decoder`.
+With --compile there is unet.pt2 too, for backend_bench: compiled for latents of this size, batch 2 and prompts of 77
+tokens, at branch 0. For svd and svd_xt there is decoder.pt too, the VAE's decoder, for `deepcache inspect --decoder`.
 """
 
 import argparse
@@ -19,8 +20,9 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
-from export import DTYPES, quiet  # noqa: E402
-from families import unet_forward, unet_xl_forward, view_of  # noqa: E402
+from aoti import compile_unet  # noqa: E402
+from export import DTYPES, height_and_width, quiet  # noqa: E402
+from families import Size, denoiser_inputs, unet_forward, unet_xl_forward, view_of  # noqa: E402
 from full_size import UNETS, make_unet, make_video_vae  # noqa: E402
 from stable_video import VideoDecoder  # noqa: E402
 from stable_video import unet_forward as video_unet_forward  # noqa: E402
@@ -80,6 +82,14 @@ def write(module, arguments, file):
     strip(file)
 
 
+def compiled_inputs(config, dtype, latent_size):
+    """Of the UNets that take a prompt and nothing else. @throws SystemExit"""
+    if "num_frames" in config or config.get("addition_embed_type") or "cross_attention_dim" not in config:
+        raise SystemExit("make_unet.py: --compile takes sd15, sd15_narrow, sd21 and ldm4g")
+    height, width = latent_size
+    return denoiser_inputs(config, dtype, Size(batch=2, height=height, width=width, length=77))
+
+
 def write_model(name, out, no_weights=False):
     """unet.pt, config.json and a video model's decoder.pt; returns the UNet."""
     make = without_weights if no_weights else (lambda make: make())
@@ -99,6 +109,7 @@ def main():
     parser.add_argument("--out", type=Path, help="folder; default build/bench/MODEL, or MODEL_DTYPE")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--compile", type=height_and_width, metavar="HxW", help="for latents of this size, to unet.pt2")
     parser.add_argument("--no-weights", action="store_true", help="zeros that take no room, for `deepcache inspect`")
     args = parser.parse_args()
     quiet()
@@ -107,6 +118,10 @@ def main():
     torch.manual_seed(args.seed)
     torch.set_default_dtype(DTYPES[args.dtype])  # or a half UNet would take three times its memory while it is made
     unet = write_model(args.model, out, args.no_weights)
+    if args.compile:
+        inputs = compiled_inputs(unet.config, DTYPES[args.dtype], args.compile)
+        with torch.no_grad():
+            compile_unet(view_of(unet, forward_of(unet.config)), inputs, 0, out / "unet.pt2", print)
     print(f"{out}: {sum(weight.numel() for weight in unet.parameters()) / 1e6:.1f} M parameters")
 
 

@@ -24,6 +24,8 @@ FORMAT_VERSION = 1
 FAMILIES = ("stable-diffusion", "stable-diffusion-xl", "class-conditional", "unconditional")
 # Without dynamic_threads, the number of threads of the exporting process would be compiled in.
 COMPILER_OPTIONS = {"freezing": True, "cpp.dynamic_threads": True, "aot_inductor.package": True}
+# That compiled code has where the processor does, and that PyTorch's "AVX2" and "AVX512" say nothing of.
+INSTRUCTIONS = ("avx512_vnni", "avx512_vbmi", "avx512_bf16", "avx512_fp16")
 aten = torch.ops.aten
 CONVOLUTIONS = (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
 PRODUCTS = {aten.matmul.default: 0, aten.mm.default: 0, aten.bmm.default: 0, aten.baddbmm.default: 1}  # first operand
@@ -188,6 +190,7 @@ def describe(program, inputs, branch):
         "format_version": FORMAT_VERSION,
         "torch": torch.__version__,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "instructions": [name for name in INSTRUCTIONS if torch.cpu.get_capabilities().get(name)],
         "cache_branch_id": branch,
         "inputs": [
             {"name": name, "dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape)}

@@ -343,7 +343,7 @@ def export(
 
 def height_and_width(text):
     if not re.fullmatch(r"[1-9]\d{0,4}x[1-9]\d{0,4}", text):
-        raise argparse.ArgumentTypeError(f"must be HEIGHTxWIDTH in pixels, such as 512x512, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be HEIGHTxWIDTH, such as 512x512, got {text!r}")
     return tuple(map(int, text.split("x")))
 
 

@@ -109,6 +109,9 @@ class PackageTest(AotiTest):
             got = json.loads(archive.read(name))
         self.assertEqual([got["format_version"], got["torch"], got["cache_branch_id"]], [1, torch.__version__, BRANCH])
         self.assertEqual(got["cpu_capability"], torch.backends.cpu.get_cpu_capability())
+        flags = {flag.replace("_", "") for flag in Path("/proc/cpuinfo").read_text().split()}
+        expected = [name for name in aoti.INSTRUCTIONS if name.replace("_", "") in flags]
+        self.assertEqual(got["instructions"], expected)
         self.assertEqual([given["name"] for given in got["inputs"]], ["sample", "timestep", "encoder_hidden_states"])
         self.assertEqual([given["shape"] for given in got["inputs"]], [[2, 4, 8, 8], [], [2, 24, 32]])
         self.assertEqual({given["dtype"] for given in got["inputs"]}, {"float32"})

@@ -242,6 +242,8 @@ TEST_F(DamagedFile, DescriptionsThatCannotBeUsed) {
   refuse({file.string(), "reads format 1", "got 2"});
   describe([](auto& json) { json["cpu_capability"] = "AVX1024"; });
   refuse({file.string(), "compiled for a processor with AVX1024, this one has "});
+  describe([](auto& json) { json["instructions"].push_back("avx1024"); });
+  refuse({file.string(), "compiled for a processor with avx1024, which this one lacks"});
 }
 
 TEST_F(DamagedFile, WithoutCode) {
