@@ -1,4 +1,5 @@
-# make demo: builds, and shows what DeepCache does. make test: builds, and runs all tests. Both install what is missing.
+# make demo: builds, and shows what DeepCache does. make test: builds, and runs all tests. make bench: builds, and measures
+# beside other packages (BENCH_ARGS: flags of bench/compare.py). All install what is missing.
 
 BUILD ?= build
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
@@ -9,7 +10,7 @@ export Torch_DIR CMAKE_PREFIX_PATH
 TORCH_FLAG = $(if $(Torch_DIR)$(CMAKE_PREFIX_PATH),,-DCMAKE_PREFIX_PATH="$$($(PYTHON) -W ignore -c 'import torch; print(torch.utils.cmake_prefix_path)')")
 CONFIGURE = cmake -S . -B $(BUILD) -G Ninja -DCMAKE_CXX_COMPILER_LAUNCHER=ccache $(TORCH_FLAG)
 
-.PHONY: all demo test setup setup-python
+.PHONY: all demo test bench setup setup-python setup-peers
 all: setup
 	$(CONFIGURE) -DDEEPCACHE_BUILD_TESTS=OFF
 	cmake --build $(BUILD) -j $(JOBS)
@@ -26,8 +27,20 @@ test: setup-python
 	cmake --build $(BUILD) -j $(JOBS)
 	ctest --test-dir $(BUILD) -j $(JOBS) --output-on-failure
 
+bench: setup-python setup-peers all
+	python3 bench/compare.py $(BENCH_ARGS)
+
 setup:
 	tools/setup.sh $(BUILD)
 
 setup-python:
 	tools/setup.sh $(BUILD) --python
+
+setup-peers: build/peers/installed build/peers_ggml/installed
+build/peers/installed: bench/peers/requirements.txt
+build/peers_ggml/installed: bench/peers/requirements_ggml.txt
+build/peers%installed:
+	[ -x $(@D)/bin/python ] || python3 -m venv $(@D)
+	CMAKE_ARGS="-DSD_WEBP=OFF -DSD_WEBM=OFF" $(@D)/bin/pip install -q \
+	  --extra-index-url https://download.pytorch.org/whl/cpu -r $<
+	touch $@

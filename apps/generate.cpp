@@ -41,6 +41,8 @@ const std::vector<Program> kPrograms{
     {{"stable-diffusion", "stable-diffusion-xl"},
      paint_stable_diffusion,
      {"--prompt",
+      "--prompts-file",
+      "--prompt-batch",
       "--negative-prompt",
       "--prompt-weighting",
       "--max-prompt-chunks",
@@ -71,8 +73,9 @@ const std::vector<Program> kPrograms{
       "--noise-aug-strength", "--decode-chunk-size", "--min-guidance-scale", "--max-guidance-scale"}},
     {{"text-to-video-zero"},
      paint_text_to_video,
-     {"--prompt", "--negative-prompt", "--cfg-scale", "--width", "--height", "--eta", "--num-frames", "--fps", "--t0",
-      "--t1", "--motion-field-strength-x", "--motion-field-strength-y", "--vae-tiling", "--vae-slicing"}},
+     {"--prompt", "--prompts-file", "--negative-prompt", "--cfg-scale", "--width", "--height", "--eta", "--num-frames",
+      "--fps", "--t0", "--t1", "--motion-field-strength-x", "--motion-field-strength-y", "--vae-tiling",
+      "--vae-slicing"}},
     {{"unconditional"}, paint_unconditional, {"--batch-size", "--eta"}},
     {{"class-conditional"},
      paint_classes,
@@ -203,7 +206,6 @@ void add_generate(CLI::App& app) {
   auto* command = app.add_subcommand(
       "generate", "Paints pictures and videos: of prompts, images, classes, or nothing, as the package's model does");
   cli::add_flags(*command, *flags);
-  command->get_option("--prompt")->required(false);  // there are models without
   add_prompt_flags(*command, *flags);
   add_model_flags(*command, *flags);
   add_control_flags(*command, *flags);

@@ -36,7 +36,7 @@ struct GenerateFlags : cli::Options {
 /// Runs the jobs of a pipeline as the flags say.
 /// @param video_shape  [F, 3, H, W] of its pictures, if they are videos
 template <typename Pipeline>
-void run(Pipeline& pipe, const GenerateFlags& flags, const std::vector<Job>& jobs, std::int64_t pictures_a_job,
+void run(Pipeline& pipe, const GenerateFlags& flags, const std::vector<Job>& jobs, std::int64_t pictures_a_subject,
          const std::vector<std::int64_t>& video_shape = {}, double fps = 0) {
   std::vector<Helper> helpers;
   helpers.emplace_back(pipe);
@@ -44,7 +44,7 @@ void run(Pipeline& pipe, const GenerateFlags& flags, const std::vector<Job>& job
            {.cache = flags.request.cache,
             .compare = flags.request.compare,
             .outputs = flags.request.outputs,
-            .pictures_a_job = static_cast<std::size_t>(pictures_a_job),
+            .pictures_a_subject = static_cast<std::size_t>(pictures_a_subject),
             .video_shape = video_shape,
             .fps = fps,
             .on_report = flags.request.on_prompt});

@@ -25,16 +25,16 @@ void paint_unconditional(GenerateFlags& flags) {
     return Painted{.pictures = result.images, .latents = result.latents, .cancelled = result.cancelled};
   };
   const auto shape = pipe.latent_shape(params);
-  const Job job{.request = {{"model", flags.request.model},
-                            {"scheduler", pipe.scheduler_name()},
-                            {"steps", *params.num_inference_steps},
-                            {"eta", params.eta},
-                            {"seeds", params.seeds},
-                            {"batch_size", params.batch_size},
-                            {"width", shape[3]},
-                            {"height", shape[2]},
-                            {"init_latents", params.latents.defined()}},
-                .caption = fmt::format("seed {}", params.seeds.at(0)),
+  const Job job{.subjects = {{.request = {{"model", flags.request.model},
+                                          {"scheduler", pipe.scheduler_name()},
+                                          {"steps", *params.num_inference_steps},
+                                          {"eta", params.eta},
+                                          {"seeds", params.seeds},
+                                          {"batch_size", params.batch_size},
+                                          {"width", shape[3]},
+                                          {"height", shape[2]},
+                                          {"init_latents", params.latents.defined()}},
+                              .caption = fmt::format("seed {}", params.seeds.at(0))}},
                 .run = [&](const StepCallback& callback) { return paint(both(flags, callback)); },
                 .warm_up = [&] { paint(two_steps); }};
   run(pipe, flags, {job}, params.batch_size);
@@ -63,18 +63,18 @@ void paint_classes(GenerateFlags& flags) {
   std::vector<Job> jobs;
   for (const auto label : flags.class_labels) {
     pipe.validate({label}, given);
-    jobs.push_back({.request = {{"model", flags.request.model},
-                                {"class_label", label},
-                                {"scheduler", pipe.scheduler_name()},
-                                {"steps", given.num_inference_steps},
-                                {"guidance_scale", given.guidance_scale},
-                                {"eta", given.eta},
-                                {"seeds", given.seeds},
-                                {"batch_size", given.num_images_per_label},
-                                {"width", shape[3] * pipe.vae_scale_factor()},
-                                {"height", shape[2] * pipe.vae_scale_factor()},
-                                {"init_latents", given.latents.defined()}},
-                    .caption = fmt::format("class {}", label),
+    jobs.push_back({.subjects = {{.request = {{"model", flags.request.model},
+                                              {"class_label", label},
+                                              {"scheduler", pipe.scheduler_name()},
+                                              {"steps", given.num_inference_steps},
+                                              {"guidance_scale", given.guidance_scale},
+                                              {"eta", given.eta},
+                                              {"seeds", given.seeds},
+                                              {"batch_size", given.num_images_per_label},
+                                              {"width", shape[3] * pipe.vae_scale_factor()},
+                                              {"height", shape[2] * pipe.vae_scale_factor()},
+                                              {"init_latents", given.latents.defined()}},
+                                  .caption = fmt::format("class {}", label)}},
                     .run = [&, label](const StepCallback& callback) { return paint(label, both(flags, callback)); },
                     .warm_up = [&, label] { pipe.decode(paint(label, two_steps).latents); }});
   }

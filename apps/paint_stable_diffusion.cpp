@@ -33,7 +33,7 @@ void load_controls(const StableDiffusionPipeline& pipe, GenerateFlags& o) {
 }  // namespace
 
 void paint_stable_diffusion(GenerateFlags& flags) {
-  if (flags.request.prompts.empty()) throw std::invalid_argument("--prompt is required");
+  cli::require_prompt(flags);
   auto pipe = StableDiffusionPipeline::load(flags.model, cli::load_options(flags));
   check_model_type(flags, pipe.model_type());
   if (!flags.image.empty()) load_pictures(pipe, flags.image, flags.mask, flags.request.params);

@@ -65,23 +65,23 @@ void paint_image_to_video(GenerateFlags& flags) {
     short_run.callback = two_steps;
     pipe.decode(pipe(image, short_run).latents, params.decode_chunk_size);
   };
-  const Job job{.request = {{"model", flags.request.model},
-                            {"image", name},
-                            {"scheduler", pipe.scheduler_name()},
-                            {"steps", params.num_inference_steps},
-                            {"min_guidance_scale", params.min_guidance_scale},
-                            {"max_guidance_scale", params.max_guidance_scale},
-                            {"seeds", params.seeds},
-                            {"batch_size", params.num_videos_per_prompt},
-                            {"width", params.width},
-                            {"height", params.height},
-                            {"num_frames", *params.num_frames},
-                            {"fps", params.fps},
-                            {"motion_bucket_id", params.motion_bucket_id},
-                            {"noise_aug_strength", params.noise_aug_strength},
-                            {"decode_chunk_size", *params.decode_chunk_size},
-                            {"init_latents", params.latents.defined()}},
-                .caption = name,
+  const Job job{.subjects = {{.request = {{"model", flags.request.model},
+                                          {"image", name},
+                                          {"scheduler", pipe.scheduler_name()},
+                                          {"steps", params.num_inference_steps},
+                                          {"min_guidance_scale", params.min_guidance_scale},
+                                          {"max_guidance_scale", params.max_guidance_scale},
+                                          {"seeds", params.seeds},
+                                          {"batch_size", params.num_videos_per_prompt},
+                                          {"width", params.width},
+                                          {"height", params.height},
+                                          {"num_frames", *params.num_frames},
+                                          {"fps", params.fps},
+                                          {"motion_bucket_id", params.motion_bucket_id},
+                                          {"noise_aug_strength", params.noise_aug_strength},
+                                          {"decode_chunk_size", *params.decode_chunk_size},
+                                          {"init_latents", params.latents.defined()}},
+                              .caption = name}},
                 .run = paint,
                 .warm_up = warm_up};
   run(pipe, flags, {job}, params.num_videos_per_prompt, {*params.num_frames, 3, params.height, params.width},
@@ -90,7 +90,7 @@ void paint_image_to_video(GenerateFlags& flags) {
 
 void paint_text_to_video(GenerateFlags& flags) {
   constexpr std::int64_t kFps = 4;  // of the original's demo
-  if (flags.request.prompts.empty()) throw std::invalid_argument("--prompt is required");
+  cli::require_prompt(flags);
   auto pipe = TextToVideoZeroPipeline::load(flags.model, cli::load_options(flags));
   check_model_type(flags, pipe.model_type());
   const auto params = pipe.resolve(text_to_video_params(flags));
@@ -114,24 +114,24 @@ void paint_text_to_video(GenerateFlags& flags) {
   std::vector<Job> jobs;
   for (const auto& prompt : flags.request.prompts) {
     pipe.validate(prompt, params);
-    jobs.push_back({.request = {{"model", flags.request.model},
-                                {"prompt", prompt},
-                                {"negative_prompt", params.negative_prompt.value_or("")},
-                                {"scheduler", pipe.scheduler_name()},
-                                {"steps", params.num_inference_steps},
-                                {"guidance_scale", params.guidance_scale},
-                                {"seeds", params.seeds},
-                                {"width", params.width},
-                                {"height", params.height},
-                                {"num_frames", params.video_length},
-                                {"fps", fps},
-                                {"motion_field_strength_x", params.motion_field_strength_x},
-                                {"motion_field_strength_y", params.motion_field_strength_y},
-                                {"t0", params.t0},
-                                {"t1", params.t1},
-                                {"eta", params.eta},
-                                {"init_latents", params.latents.defined()}},
-                    .caption = prompt,
+    jobs.push_back({.subjects = {{.request = {{"model", flags.request.model},
+                                              {"prompt", prompt},
+                                              {"negative_prompt", params.negative_prompt.value_or("")},
+                                              {"scheduler", pipe.scheduler_name()},
+                                              {"steps", params.num_inference_steps},
+                                              {"guidance_scale", params.guidance_scale},
+                                              {"seeds", params.seeds},
+                                              {"width", params.width},
+                                              {"height", params.height},
+                                              {"num_frames", params.video_length},
+                                              {"fps", fps},
+                                              {"motion_field_strength_x", params.motion_field_strength_x},
+                                              {"motion_field_strength_y", params.motion_field_strength_y},
+                                              {"t0", params.t0},
+                                              {"t1", params.t1},
+                                              {"eta", params.eta},
+                                              {"init_latents", params.latents.defined()}},
+                                  .caption = prompt}},
                     .run = [&, prompt](const StepCallback& callback) { return paint(prompt, callback); },
                     .warm_up = [&, prompt] { warm_up(prompt); }});
   }

@@ -11,39 +11,19 @@ and again. Medians of the rounds, and of the rounds' own ratios. sd15 takes 20 G
 import argparse
 import json
 import statistics
-import subprocess
-import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-PEERS = ("diffusers", "openvino")
+import models
+from turns import BIN, PEERS, ROOT, close, ratio, row, take_turns, workers
 
-
-class Worker:
-    """Runs a step when it is told to."""
-
-    def __init__(self, command):
-        self.command = command
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def read(self):
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"compare_steps.py: it ended with {self.process.wait()}: {' '.join(self.command)}")
-        return line.strip()
-
-    def milliseconds(self, kind):
-        time.sleep(0.05)  # until the others' threads, which spin for a while, are asleep
-        self.process.stdin.write(kind + "\n")
-        self.process.stdin.flush()
-        return float(self.read())
+STEP_PEERS = ("diffusers", "openvino")
 
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="sd15", help="one that bench/make_unet.py has made")
+    parser.add_argument("--model", default="sd15", help="one that bench/make_unet.py makes")
     parser.add_argument("--dtype", nargs="+", choices=["float32", "bfloat16"], default=["float32"])
-    parser.add_argument("--peers", nargs="*", choices=PEERS, default=PEERS)
+    parser.add_argument("--peers", nargs="*", choices=STEP_PEERS, default=STEP_PEERS)
     parser.add_argument("--latent-size", default="32x32")
     parser.add_argument("--text", default="77x768")
     parser.add_argument("--batch", type=int, default=2)
@@ -53,50 +33,65 @@ def parse_arguments():
     return parser.parse_args()
 
 
-def workers(args):
-    """By name; one after the other, as loading takes more memory than running."""
-    folder = ROOT / "build/bench"
-    for dtype in args.dtype:
-        traced = args.model if dtype == "float32" else f"{args.model}_{dtype}"
-        size = ["--dtype", dtype, "--latent-size", args.latent_size, "--text", args.text]
-        size += ["--batch", str(args.batch), "--threads", str(args.threads)]
-        ours = [str(ROOT / "build/bin/unet_bench"), "--serve", "--unet", str(folder / traced / "unet.pt")]
-        commands = {"deepcache": ours + size}
-        for peer in args.peers:
-            python = str(ROOT / "build/peers/bin/python")
-            command = [python, "-W", "ignore", str(ROOT / "bench/peers/worker.py"), peer, "--model", args.model]
-            commands[peer] = [*command, "--unet", str(folder / args.model / "unet.pt"), *size]
-        for name, command in commands.items():
-            worker = Worker(command)
-            while worker.read() != "ready":
-                pass
-            yield f"{name} {dtype}", worker
+def commands(args, dtype, latent_size):
+    size = ["--dtype", dtype, "--latent-size", latent_size, "--text", args.text]
+    size += ["--batch", args.batch, "--threads", args.threads]
+    unet = models.traced_unet(args.model, dtype)
+    found = {f"deepcache {dtype}": [BIN / "unet_bench", "--serve", "--unet", unet, *size]}
+    for peer in args.peers:
+        if peer in STEP_PEERS:
+            command = [*PEERS, ROOT / "bench/peers/worker.py", peer, "--model", args.model]
+            in_float32 = models.traced_unet(args.model, "float32") if peer == "openvino" else unet
+            found[f"{peer} {dtype}"] = [*command, "--unet", in_float32, *size]
+    return found
 
 
 def measure(running, rounds):
-    """Milliseconds by kind of step, a list of `rounds` each; the first three of them are for warming up."""
-    times = {}
-    for round_ in range(-3, rounds):
-        for name, worker in running.items():
-            for kind in ("full", "cached") if name.startswith("deepcache") else ("full",):
-                value = worker.milliseconds(kind)
-                if round_ >= 0:
-                    times.setdefault(f"{name} {kind}", []).append(value)
-    return times
+    """Milliseconds by name, dtype and kind of step, a list of `rounds` each."""
+    turns = {}
+    for name, worker in running.items():
+        for kind in ("full", "cached") if name.startswith("deepcache") else ("full",):
+            turns[f"{name} {kind}"] = worker, kind
+    return take_turns(turns, rounds, warm_up=3)
+
+
+def rows(args):
+    """For compare.py."""
+    for dtype in args.dtype:
+        for latent_size in args.latent_size:
+            running = workers(commands(args, dtype, latent_size))
+            times = measure(running, args.rounds)
+            close(running)
+            full, cached = times[f"deepcache {dtype} full"], times[f"deepcache {dtype} cached"]
+            case = f"{dtype}, {latent_size}, batch {args.batch}"
+            full_macs, cached_macs = models.macs(models.traced_unet(args.model, dtype), latent_size)
+            yield row(
+                "a full step",
+                case,
+                "our own, beside our cached step",
+                ratio(full, cached),
+                "x",
+                full_macs / cached_macs,
+            )
+            for peer in args.peers:
+                if values := times.get(f"{peer} {dtype} full"):
+                    goal = ">= 1" if peer == "openvino" else None
+                    yield row("a full step", case, peer, ratio(values, full), "x", None, goal, values)
 
 
 def main():
     args = parse_arguments()
-    times = measure(dict(workers(args)), args.rounds)
+    running = {}
+    for dtype in args.dtype:
+        running |= workers(commands(args, dtype, args.latent_size))
+    times = measure(running, args.rounds)
     print(
         f"{args.model}, latents {args.latent_size}, text {args.text}, batch {args.batch}, {args.threads} threads, "
         f"{args.rounds} rounds"
     )
     for name, values in times.items():
-        dtype = name.split()[1]
-        ours = times[f"deepcache {dtype} full"]
-        ratio = statistics.median(value / own for value, own in zip(values, ours, strict=True))
-        print(f"{name:28} {statistics.median(values):9.1f} ms   {ratio:6.3f} of our full step")
+        ours = times[f"deepcache {name.split()[1]} full"]
+        print(f"{name:28} {statistics.median(values):9.1f} ms   {ratio(values, ours):6.3f} of our full step")
     if args.json:
         args.json.write_text(json.dumps({"arguments": vars(args) | {"json": None}, "milliseconds": times}, indent=2))
 

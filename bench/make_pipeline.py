@@ -1,6 +1,7 @@
 """Writes a whole pipeline at full size with random weights, for measuring tools/export.py.
 
-    python bench/make_pipeline.py [sd15|sd21|sdxl|svd_xt|ldm4g|ddpm_cifar10|ddpm_lsun] [--out FOLDER] [--dtype float16]
+    python bench/make_pipeline.py [sd15|sd15_narrow|sd21|sdxl|svd_xt|ldm4g|ddpm_cifar10|ddpm_lsun]
+        [--out FOLDER] [--dtype float16]
     python tools/export.py build/bench/sdxl_pipeline build/bench/sdxl_package --storage-dtype float16
 
 A diffusers folder; of ldm4g a checkpoint and its YAML file in one, as CompVis has them. The tokenizer is the emoji
@@ -50,13 +51,14 @@ SCHEDULERS = {
 def stable_diffusion(model):
     padding = dict(pad_token="!") if model == "sd21" else {}
     tokenizer = CLIPTokenizer.from_pretrained(ROOT / "models/emoji/tokenizer", model_max_length=77, **padding)
-    encoders = TEXT_ENCODERS[model]
+    kind = model.removesuffix("_narrow")
+    encoders = TEXT_ENCODERS[kind]
     parts = dict(
         tokenizer=tokenizer,
         text_encoder=make_text_encoder(encoders[0], tokenizer, projected=False),
         unet=make_unet(model),
-        vae=make_vae(model),
-        scheduler=SCHEDULERS[model],
+        vae=make_vae(kind),
+        scheduler=SCHEDULERS[kind],
     )
     if model == "sdxl":
         second = CLIPTokenizer.from_pretrained(ROOT / "models/emoji/tokenizer", model_max_length=77, pad_token="!")
@@ -87,6 +89,7 @@ def unconditional(model):
 
 PIPELINES = {
     "sd15": stable_diffusion,
+    "sd15_narrow": stable_diffusion,
     "sd21": stable_diffusion,
     "sdxl": stable_diffusion,
     "svd_xt": stable_video,

@@ -12,14 +12,14 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <fstream>
-#include <iostream>
-#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "core/graph_cut.hpp"
+#include "core/macs.hpp"
 #include "models/model_package.hpp"
+#include "operator_profile.hpp"
 #include "resident_memory.hpp"
+#include "serve.hpp"
 
 namespace fs = std::filesystem;
 namespace bench = deepcache::bench;
@@ -32,13 +32,15 @@ struct Options {
   fs::path unet, package, json;
   std::string dtype;
   Size latent_size{32, 32}, text{77, 768};
-  std::int64_t batch = 2, branch = 0;
-  int threads = 2, rounds = 15;
-  bool serve = false;
+  std::int64_t batch = 2;
+  bench::StepOptions steps;
+  int rounds = 15;
+  bool profile = false, serve = false;
 };
 
 struct Times {  // milliseconds, by round
   std::vector<double> plain, full, cached, bare;
+  std::vector<double> matmul;       // of two square matrices, kMatrix wide
   std::vector<double> bookkeeping;  // what the helper does before and after the network in a cached step
 };
 
@@ -49,12 +51,16 @@ struct Resident {
 };
 
 struct Result {
-  double weights = 0;  // bytes, buffers too
+  double weights = 0;      // bytes, buffers too
+  double activations = 0;  // the most bytes that a full step's tensors take at a time
   double load_ms = 0, load_bytes = -1, cut_ms = 0;
   deepcache::BranchProfile profile;
   Resident plain, helper;
   Times times;
+  std::vector<bench::OperatorTime> operators;
 };
+
+constexpr std::int64_t kMatrix = 2048, kMatrixMacs = kMatrix * kMatrix * kMatrix;
 
 const std::map<std::string, torch::Dtype> kDtypes{
     {"float32", torch::kFloat}, {"float16", torch::kHalf}, {"bfloat16", torch::kBFloat16}};
@@ -75,12 +81,21 @@ void add_flags(CLI::App& app, Options& o) {
   add_size("--latent-size", o.latent_size, "Height x width, as 32x32");
   app.add_option("--batch", o.batch, "Batch size")->check(CLI::PositiveNumber)->capture_default_str();
   add_size("--text", o.text, "Prompt length x width of its embedding");
-  app.add_option("--threads", o.threads, "CPU threads")->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--branch", o.branch, "cache_branch_id")->capture_default_str();
+  app.add_option("--threads", o.steps.threads, "CPU threads")->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_option("--branch", o.steps.cache_branch_id, "cache_branch_id")->capture_default_str();
   app.add_option("--rounds", o.rounds, "Each runs every kind of step once")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  app.add_flag("--serve", o.serve, "Runs a step for each line read, full or cached, and writes its milliseconds");
+  app.add_flag("--profile", o.profile, "Says where a full step's time goes, by operator");
+  auto* serve =
+      app.add_flag("--serve", o.serve,
+                   "For each line read, full, cached or run, writes the milliseconds of such a step, or of a run");
+  app.add_option("--steps", o.steps.steps, "Of a run")->needs(serve)->capture_default_str();
+  app.add_option("--interval", o.steps.cache_interval, "Of a run")->needs(serve)->capture_default_str();
+  app.add_option("--helpers", o.steps.helpers, "That run at a time, in a thread each, and share the CPU threads")
+      ->needs(serve)
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
   app.add_option("--json", o.json, "Writes the numbers to this file too");
 }
 
@@ -90,6 +105,10 @@ torch::jit::Module load(const Options& o) {
   if (o.package.empty()) return deepcache::load_module(o.unet, dtype);
   const deepcache::ModelPackage package(o.package);
   return deepcache::load_module(package.file("unet/model.pt"), dtype.value_or(package.dtype()));
+}
+
+torch::Dtype dtype_of(const torch::jit::Module& module) {
+  return (*module.parameters().begin()).scalar_type();
 }
 
 Inputs make_inputs(const Options& o, torch::Dtype dtype) {
@@ -154,6 +173,7 @@ Times measure_steps(const Options& o, const deepcache::UNet& plain, deepcache::H
     time(times.full, [&] { return deepcache::first_tensor(helper.forward(inputs)); });
     time(times.cached, [&] { return deepcache::first_tensor(helper.forward(inputs)); });
   };
+  const auto matrix = torch::randn({kMatrix, kMatrix}).to(inputs.at(0).toTensor().scalar_type());
   const auto without = [&] {
     auto with_feature = inputs;
     with_feature.push_back(bare.full.run(inputs).at(1));
@@ -164,6 +184,7 @@ Times measure_steps(const Options& o, const deepcache::UNet& plain, deepcache::H
       times = {};
       helper.reset();
     }
+    times.matmul.push_back(milliseconds([&] { torch::mm(matrix, matrix); }));
     time(times.plain, [&] { return deepcache::first_tensor(plain.forward(inputs)); });
     expected = output;
     for (const bool helper_now : {round % 2 == 0, round % 2 != 0}) {
@@ -191,10 +212,10 @@ Result measure(const Options& o) {
   for (const auto& tensor : module.buffers()) r.weights += static_cast<double>(tensor.nbytes());
 
   deepcache::Helper helper(*unet);
-  helper.set_params({.cache_interval = 2, .cache_branch_id = o.branch});
+  helper.set_params({.cache_interval = 2, .cache_branch_id = o.steps.cache_branch_id});
   const auto plain = unet->share_weights();
-  const auto inputs = make_inputs(o, (*module.parameters().begin()).scalar_type());
-  r.profile = unet->profile(inputs)[static_cast<std::size_t>(o.branch)];
+  const auto inputs = make_inputs(o, dtype_of(module));
+  r.profile = unet->profile(inputs)[static_cast<std::size_t>(o.steps.cache_branch_id)];
   r.plain = measure_memory([&] { plain.forward(inputs); });
   helper.enable();
   r.helper = measure_memory([&] {
@@ -204,33 +225,19 @@ Result measure(const Options& o) {
   });
 
   const auto graph = deepcache::inference_graph(module);
+  r.activations = static_cast<double>(deepcache::count_macs(graph, inputs).peak_bytes);
   std::optional<Bare> bare;
   r.cut_ms = milliseconds([&] {
-    const auto cut = deepcache::cut(graph, o.branch);
+    const auto cut = deepcache::cut(graph, o.steps.cache_branch_id);
     bare.emplace(Bare{{cut.full, "full"}, {cut.shallow, "cached"}});
   });
   r.times = measure_steps(o, plain, helper, *bare, inputs);
+  if (o.profile) r.operators = bench::profile_operators([&] { plain.forward(inputs); }, 3);
   return r;
 }
 
-/// For bench/compare_steps.py, which has other processes take turns with this one.
-void serve(const Options& o) {
-  const auto module = load(o);
-  const deepcache::UNet unet(module);
-  const auto inputs = make_inputs(o, (*module.parameters().begin()).scalar_type());
-  deepcache::Helper helper(unet);
-  helper.set_params({.cache_interval = std::numeric_limits<std::int64_t>::max(), .cache_branch_id = o.branch});
-  helper.enable();
-  helper.forward(inputs);
-  std::puts("ready");
-  std::fflush(stdout);
-  for (std::string kind; std::getline(std::cin, kind);) {
-    if (kind != "full" && kind != "cached")
-      throw std::invalid_argument("a step is full or cached, got \"" + kind + "\"");
-    if (kind == "full") helper.reset();
-    std::printf("%f\n", milliseconds([&] { helper.forward(inputs); }));
-    std::fflush(stdout);
-  }
+double gflops(std::int64_t macs, double milliseconds) {
+  return 2e-6 * static_cast<double>(macs) / milliseconds;
 }
 
 /// {name, value, unit}, in the order of the table. NaN: not known here.
@@ -242,6 +249,9 @@ Rows rows(const Result& r) {
   const auto share = [](auto part, auto whole) { return static_cast<double>(part) / static_cast<double>(whole); };
   const auto ratio = paired_median(t.cached, t.full, [](double a, double b) { return a / b; });
   const auto added = [](double a, double b) { return a - b; };
+  const auto reached =
+      share(full.total(), kMatrixMacs) * paired_median(t.matmul, t.full, [](double a, double b) { return a / b; });
+  const auto whole = [&](double peak) { return peak < 0 ? NAN : 100 * peak / (r.weights + r.activations); };
   const auto bytes = [](double value) { return value < 0 ? NAN : value / 1e6; };
   const auto beside = [&](double with, double without) {
     return with < 0 ? NAN : 100 * (with - without - static_cast<double>(r.profile.feature_bytes)) / r.weights;
@@ -260,18 +270,45 @@ Rows rows(const Result& r) {
       {"helper adds to a cached step", 100 * paired_median(t.cached, t.bare, added) / median(t.bare), "%"},
       {"helper's bookkeeping", 1000 * median(t.bookkeeping), "us"},
       {"helper's bookkeeping / cached step", 100 * median(t.bookkeeping) / median(t.bare), "%"},
+      {"matrix multiplication", gflops(kMatrixMacs, median(t.matmul)), "GFLOP/s"},
+      {"full step", gflops(full.total(), median(t.full)), "GFLOP/s"},
+      {"full step / matrix multiplication", 100 * reached, "%"},
       {"weights", bytes(r.weights), "MB"},
+      {"activations", bytes(r.activations), "MB"},
       {"feature", bytes(static_cast<double>(r.profile.feature_bytes)), "MB"},
       {"resident: added by loading", bytes(r.load_bytes), "MB"},
       {"resident: plain", bytes(r.plain.settled), "MB"},
       {"resident: helper", bytes(r.helper.settled), "MB"},
       {"peak: plain", bytes(r.plain.peak), "MB"},
       {"peak: helper", bytes(r.helper.peak), "MB"},
+      {"peak: plain / weights + activations", whole(r.plain.peak), "%"},
+      {"peak: helper / weights + activations", whole(r.helper.peak), "%"},
       {"helper beside feature / weights", beside(r.helper.settled, r.plain.settled), "%"},
       {"same, of the peaks", beside(r.helper.peak, r.plain.peak), "%"},
       {"load", r.load_ms, "ms"},
       {"cut", r.cut_ms, "ms"},
   };
+}
+
+/// A step under the profiler, whose own time is in "between operators".
+nlohmann::ordered_json report_operators(const Result& r) {
+  auto json = nlohmann::ordered_json::array();
+  double whole = 0;
+  for (const auto& entry : r.operators) whole += entry.milliseconds;
+  std::printf("%-36s %10s %8s %10s %10s\n", "a full step's operators", "of time", "calls", "GFLOP/s", "of matmul");
+  for (const auto& [name, calls, milliseconds, macs] : r.operators) {
+    const auto speed = gflops(macs, milliseconds);
+    const auto peak = gflops(kMatrixMacs, median(r.times.matmul));
+    json.push_back({{"name", name},
+                    {"calls", calls},
+                    {"milliseconds", milliseconds},
+                    {"share", milliseconds / whole},
+                    {"gflops", speed},
+                    {"of_matmul", speed / peak}});
+    std::printf("%-36s %8.1f %% %8lld", name.c_str(), 100 * milliseconds / whole, static_cast<long long>(calls));
+    macs > 0 ? std::printf(" %10.1f %8.0f %%\n", speed, 100 * speed / peak) : std::printf("\n");
+  }
+  return json;
 }
 
 void report(const Options& o, const Result& r) {
@@ -280,11 +317,11 @@ void report(const Options& o, const Result& r) {
                               {"latent_size", text_of(o.latent_size)},
                               {"text", text_of(o.text)},
                               {"batch", o.batch},
-                              {"threads", o.threads},
+                              {"threads", o.steps.threads},
                               {"rounds", o.rounds}};
   std::printf("%s (branch %lld), latents %s, text %s, batch %lld, %d threads, %d rounds\n", r.profile.name.c_str(),
-              static_cast<long long>(o.branch), text_of(o.latent_size).c_str(), text_of(o.text).c_str(),
-              static_cast<long long>(o.batch), o.threads, o.rounds);
+              static_cast<long long>(o.steps.cache_branch_id), text_of(o.latent_size).c_str(), text_of(o.text).c_str(),
+              static_cast<long long>(o.batch), o.steps.threads, o.rounds);
   for (const auto& [name, value, unit] : rows(r)) {
     json["rows"].push_back({{"name", name}, {"value", value}, {"unit", unit}});
     if (std::isnan(value))
@@ -292,8 +329,12 @@ void report(const Options& o, const Result& r) {
     else
       std::printf("%-36s %10.*f %s\n", name.c_str(), value < 100 ? 3 : 1, value, unit.c_str());
   }
-  json["milliseconds"] = {
-      {"plain", r.times.plain}, {"full", r.times.full}, {"cached", r.times.cached}, {"bare", r.times.bare}};
+  json["milliseconds"] = {{"plain", r.times.plain},
+                          {"full", r.times.full},
+                          {"cached", r.times.cached},
+                          {"bare", r.times.bare},
+                          {"matrix multiplication", r.times.matmul}};
+  if (!r.operators.empty()) json["operators"] = report_operators(r);
   if (!o.json.empty()) deepcache::save_text(json.dump(2) + "\n", o.json);
 }
 
@@ -305,11 +346,13 @@ int main(int argc, char** argv) {
   add_flags(app, options);
   try {
     app.parse(argc, argv);
-    at::set_num_threads(options.threads);
-    if (options.serve)
-      serve(options);
-    else
+    at::set_num_threads(options.steps.threads);
+    if (options.serve) {
+      const auto module = load(options);
+      bench::serve_steps(deepcache::UNet(module), make_inputs(options, dtype_of(module)), options.steps);
+    } else {
       report(options, measure(options));
+    }
     return 0;
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;

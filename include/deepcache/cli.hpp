@@ -10,6 +10,7 @@
 #include <functional>
 #include <map>
 #include <random>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -30,7 +31,7 @@ namespace deepcache::cli {
 /// What the flags of `add_flags` say.
 struct Options {
   GenerateRequest request = {};
-  std::string model, scheduler, device = "cpu", dtype = "package", init_latents;
+  std::string model, scheduler, device = "cpu", dtype = "package", init_latents, prompts_file;
   std::vector<std::filesystem::path> controlnets = {};
   std::int64_t seed = 42;
   int threads = 0;
@@ -40,9 +41,11 @@ struct Options {
 inline void add_request_flags(CLI::App& app, Options& o) {
   auto& params = o.request.params;
   app.add_option("-m,--model", o.model, "Model package folder")->required();
-  app.add_option("-p,--prompt", o.request.prompts, "What to paint; may be given several times")
-      ->required()
-      ->allow_extra_args(false);  // or "[cat, dog]" would be two prompts
+  auto* prompt = app.add_option("-p,--prompt", o.request.prompts, "What to paint; may be given several times")
+                     ->allow_extra_args(false);  // or "[cat, dog]" would be two prompts
+  app.add_option("--prompts-file", o.prompts_file, "Text file, UTF-8, with a prompt a line")->excludes(prompt);
+  app.add_option("--prompt-batch", o.request.prompt_batch, "Prompts to run at a time: the same pictures, more memory")
+      ->capture_default_str();
   app.add_option("-n,--negative-prompt", params.negative_prompt, "What to avoid");
   app.add_flag("--prompt-weighting", params.prompt_weighting, "Brackets are weights: (x:1.3), (x), [x]");
   app.add_option("--max-prompt-chunks", params.max_prompt_chunks, "Of 75 tokens a prompt")->capture_default_str();
@@ -124,6 +127,7 @@ inline void prepare(Options& options) {
     options.seed = std::random_device()();
     std::printf("seed %lld\n", static_cast<long long>(options.seed));
   }
+  if (!options.prompts_file.empty()) request.prompts = load_prompts(options.prompts_file);
   request.model = std::filesystem::path(options.model).lexically_normal().filename().string();
   request.params.seeds = {static_cast<std::uint64_t>(options.seed)};
   if (!options.init_latents.empty()) request.params.latents = load_tensor(options.init_latents);
@@ -148,9 +152,15 @@ inline LoadOptions load_options(const Options& options) {
           .trust_native_code = options.trust_native_code};
 }
 
-/// Both, for a program of Stable Diffusion.
+/// @throws std::invalid_argument if `options`, once prepared, have no prompt.
+inline void require_prompt(const Options& options) {
+  if (options.request.prompts.empty()) throw std::invalid_argument("--prompt or --prompts-file is required");
+}
+
+/// All of this, for a program of Stable Diffusion.
 inline StableDiffusionPipeline load_pipeline(Options& options) {
   prepare(options);
+  require_prompt(options);
   return StableDiffusionPipeline::load(options.model, load_options(options));
 }
 

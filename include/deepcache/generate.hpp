@@ -31,7 +31,9 @@ struct GenerateRequest {
   std::vector<std::string> prompts;
   StableDiffusionParams params = {};
   CacheParams cache = {.cache_interval = 3};
-  bool compare = false;  ///< run uncached too, and report speedup and likeness
+  std::int64_t prompt_batch = 1;  ///< prompts to run at a time. Each starts from the same seed, and its picture is the
+                                  ///< one that it gives alone, but for rounding; more memory
+  bool compare = false;           ///< run uncached too, and report speedup and likeness
   GenerateOutputs outputs = {};
 
   /// If set, goes on with the latents, all of them, from this share of the noise process (arXiv 2307.01952, section
@@ -47,9 +49,14 @@ struct GenerateRequest {
 /// enabled on these pipelines.
 /// @returns a report for each prompt
 /// @throws std::invalid_argument as the pipeline does, for a refiner that can't go on with the model's latents, if
-///         pictures aren't decoded, or if two outputs have one name.
+///         pictures aren't decoded, if two outputs have one name, or if several prompts are to run at a time, and each
+///         is to give several pictures or may have several chunks of tokens.
 /// @throws std::runtime_error if a file can't be written.
 std::vector<RunReport> generate(StableDiffusionPipeline& pipe, const GenerateRequest& request);
+
+/// The prompts of a text file in UTF-8: one a line, but for blank ones.
+/// @throws std::runtime_error if it can't be read, holds no prompt, or isn't UTF-8.
+std::vector<std::string> load_prompts(const std::filesystem::path& file);
 
 /// The image of a file, and the mask of another if it is named, as `StableDiffusionParams` takes them: at the size that
 /// the parameters ask for, or else at their own, cut down to what the model can paint. Sets height and width too.

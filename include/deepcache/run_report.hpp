@@ -28,10 +28,12 @@ struct RunReport {
   CacheStats stats = {};               ///< of the helper, right after the run
   std::vector<double> timesteps = {};  ///< of each step
   double milliseconds = 0;             ///< the whole call: text encoder, steps, decoding
+  std::size_t num_subjects = 1;        ///< prompts that ran together, whose times, steps and bytes these are
   std::optional<RunComparison> compare = std::nullopt;
 
   /// {"request", "steps": [{"index", "timestep", "mode": "full"|"cached", "milliseconds"}],
-  ///  "cache": {"interval", "branch_id", "policy", "bytes"}, "totals": {"milliseconds", "full_steps", "cached_steps"},
+  ///  "cache": {"interval", "branch_id", "policy", "bytes"}, "totals": {"milliseconds", "full_steps", "cached_steps",
+  ///  and, of prompts that ran together, "prompts"},
   ///  and, if there is one, "compare": {"milliseconds_uncached", "speedup", "psnr_db", "ssim"}}
   std::string json() const;
 

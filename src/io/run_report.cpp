@@ -58,6 +58,7 @@ std::string RunReport::json() const {
             {"cache", cache_of(*this)},
             {"totals",
              {{"milliseconds", milliseconds}, {"full_steps", stats.full_steps}, {"cached_steps", stats.cached_steps}}}};
+  if (num_subjects > 1) json["totals"]["prompts"] = num_subjects;
   if (compare)
     json["compare"] = {{"milliseconds_uncached", compare->milliseconds_uncached},
                        {"speedup", compare->speedup},
@@ -93,6 +94,7 @@ PngText RunReport::png_text(std::int64_t index) const {
 std::string RunReport::summary() const {
   auto line = fmt::format("{:<28} {} full + {} cached steps, {:.0f} ms", subject_of(Json::parse(request)),
                           stats.full_steps, stats.cached_steps, milliseconds);
+  if (num_subjects > 1) line += fmt::format(" for {} prompts", num_subjects);
   if (compare)
     line += fmt::format("; uncached {:.0f} ms: {:.2f}x faster, PSNR {:.1f} dB, SSIM {:.3f}",
                         compare->milliseconds_uncached, compare->speedup, compare->psnr_db, compare->ssim);

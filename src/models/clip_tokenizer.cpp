@@ -10,6 +10,7 @@
 
 #include "deepcache/tokenizer.hpp"
 #include "error.hpp"
+#include "io/utf8.hpp"
 #include "models/clip_vocabulary.hpp"
 
 namespace deepcache {
@@ -27,13 +28,8 @@ constexpr std::array<std::string_view, 9> kLiterals = {kStartOfText, kEndOfText,
 
 /// Checks that text is UTF-8, so that next_code_point needn't.
 void check_utf8(std::string_view text) {
-  const auto* bytes = reinterpret_cast<const std::uint8_t*>(text.data());
-  for (std::size_t position = 0; position < text.size();) {
-    const std::size_t begin = position;
-    UChar32 c = 0;
-    U8_NEXT(bytes, position, text.size(), c);
-    check_argument(c >= 0, "text must be UTF-8, got something else at byte {} of {}", begin, text.size());
-  }
+  const auto broken = find_non_utf8(text);
+  check_argument(!broken, "text must be UTF-8, got something else at byte {} of {}", broken.value_or(0), text.size());
 }
 
 /// The code point of valid UTF-8 that starts at `position`, which moves behind it.

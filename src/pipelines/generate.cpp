@@ -41,10 +41,21 @@ Stage refiner_stage(const StableDiffusionPipeline& pipe, const GenerateRequest& 
   return {*request.refiner, params};
 }
 
+/// A seed's noise for several pictures is drawn at once, and all prompts of a batch get as many chunks of tokens as the
+/// longest: a picture would be another one than that of its prompt alone.
+void check_prompt_batch(const GenerateRequest& request) {
+  const auto& params = request.params;
+  check_argument(request.prompt_batch >= 1, "prompt_batch must be 1 or above, got {}", request.prompt_batch);
+  check_argument(request.prompt_batch == 1 || (params.num_images_per_prompt == 1 && params.max_prompt_chunks == 1),
+                 "with a prompt_batch of {}, num_images_per_prompt and max_prompt_chunks must be 1, got {} and {}",
+                 request.prompt_batch, params.num_images_per_prompt, params.max_prompt_chunks);
+}
+
 /// The models of a run, and their parameters, found to be right.
 std::vector<Stage> make_stages(StableDiffusionPipeline& pipe, const GenerateRequest& request) {
   check_argument(!request.prompts.empty(), "there must be one prompt or more, got none");
   check_argument(request.params.decode, "pictures are to be written: decode must be true");
+  check_prompt_batch(request);
   std::vector<Stage> stages{{pipe, request.params}};
   validate(stages[0], request.prompts);
   if (request.refiner == nullptr) return stages;
@@ -64,26 +75,37 @@ std::vector<Stage> make_stages(StableDiffusionPipeline& pipe, const GenerateRequ
   return stages;
 }
 
-Painted paint(const std::vector<Stage>& stages, const std::string& prompt, const StepCallback& callback) {
+/// The same for several prompts at a time, each from the seed, picture and noise that it has alone.
+StableDiffusionParams for_batch(StableDiffusionParams params, std::size_t prompts) {
+  const auto each = [&](torch::Tensor& tensor) {
+    if (tensor.defined()) tensor = tensor.repeat({static_cast<std::int64_t>(prompts), 1, 1, 1});  // [3, H, W] too
+  };
+  params.seeds.resize(prompts, params.seeds.at(0));
+  each(params.image);
+  each(params.latents);
+  return params;
+}
+
+Painted paint(const std::vector<Stage>& stages, const std::vector<std::string>& prompts, const StepCallback& callback) {
   StableDiffusionResult result;
   for (const auto& stage : stages) {
-    auto params = stage.params;
+    auto params = prompts.size() == 1 ? stage.params : for_batch(stage.params, prompts.size());
     if (&stage != &stages.front()) params.image = result.latents;
     params.callback = [&](const PipelineStep& step) {
       return callback(step) && (!stage.params.callback || stage.params.callback(step));
     };
-    result = stage.pipe(prompt, params);
+    result = stage.pipe(prompts, params);
     if (result.cancelled) break;
   }
   return {.pictures = result.images, .latents = result.latents, .cancelled = result.cancelled};
 }
 
-void warm_up(const std::vector<Stage>& stages, const std::string& prompt) {
+void warm_up(const std::vector<Stage>& stages, const std::vector<std::string>& prompts) {
   for (const auto& stage : stages) {
-    auto params = stage.params;
+    auto params = prompts.size() == 1 ? stage.params : for_batch(stage.params, prompts.size());
     params.decode = false;
     params.callback = [](const PipelineStep& step) { return step.step_index < 1; };
-    const auto latents = stage.pipe(prompt, params).latents;
+    const auto latents = stage.pipe(prompts, params).latents;
     if (&stage == &stages.back()) stage.pipe.decode(latents, params.vae);
   }
 }
@@ -157,16 +179,22 @@ std::vector<RunReport> generate(StableDiffusionPipeline& pipe, const GenerateReq
   std::vector<Helper> helpers;
   for (const auto& stage : stages) helpers.emplace_back(stage.pipe);
   std::vector<Job> jobs;
-  for (const auto& prompt : request.prompts)
-    jobs.push_back({.request = describe(request, pipe, prompt),
-                    .caption = prompt,
-                    .run = [&](const StepCallback& callback) { return paint(stages, prompt, callback); },
-                    .warm_up = [&] { warm_up(stages, prompt); }});
+  const auto batch = static_cast<std::size_t>(request.prompt_batch);
+  for (std::size_t begin = 0; begin < request.prompts.size(); begin += batch) {
+    const std::vector<std::string> prompts(request.prompts.begin() + begin,
+                                           request.prompts.begin() + std::min(begin + batch, request.prompts.size()));
+    std::vector<Subject> subjects;
+    for (const auto& prompt : prompts) subjects.push_back({describe(request, pipe, prompt), prompt});
+    jobs.push_back(
+        {.subjects = std::move(subjects),
+         .run = [&stages, prompts](const StepCallback& callback) { return paint(stages, prompts, callback); },
+         .warm_up = [&stages, prompts] { warm_up(stages, prompts); }});
+  }
   return run_jobs(jobs, helpers,
                   {.cache = request.cache,
                    .compare = request.compare,
                    .outputs = request.outputs,
-                   .pictures_a_job = static_cast<std::size_t>(request.params.num_images_per_prompt),
+                   .pictures_a_subject = static_cast<std::size_t>(request.params.num_images_per_prompt),
                    .on_report = request.on_prompt});
 }
 

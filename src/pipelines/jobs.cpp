@@ -22,7 +22,7 @@ constexpr auto kReplaceBroken = nlohmann::ordered_json::error_handler_t::replace
 
 struct Run {
   Painted painted;
-  RunReport report;
+  RunReport report;  ///< but for the request
 };
 
 void append(CacheStats& stats, const CacheStats& more) {
@@ -37,7 +37,7 @@ Run run(const Job& job, std::vector<Helper>& helpers, CacheParams cache, bool ca
   if (!cached)
     cache = {.cache_interval = 1, .cache_branch_id = cache.cache_branch_id, .cache_module = cache.cache_module};
   for (auto& helper : helpers) helper.set_params(cache);
-  Run run{.painted = {}, .report = {.request = job.request.dump(-1, ' ', false, kReplaceBroken), .cache = cache}};
+  Run run{.painted = {}, .report = {.cache = cache, .num_subjects = job.subjects.size()}};
   const auto start = std::chrono::steady_clock::now();
   run.painted = job.run([&](const PipelineStep& step) {
     run.report.timesteps.push_back(step.timestep);
@@ -50,13 +50,21 @@ Run run(const Job& job, std::vector<Helper>& helpers, CacheParams cache, bool ca
   return run;
 }
 
-RunComparison compare(const Run& cached, const Run& full) {
-  const auto& pictures = cached.painted.pictures;
-  const bool has_ssim = std::min(pictures.size(-2), pictures.size(-1)) >= 11;  // its window
-  return {.milliseconds_uncached = full.report.milliseconds,
-          .speedup = full.report.milliseconds / cached.report.milliseconds,
-          .psnr_db = psnr(pictures, full.painted.pictures),
-          .ssim = has_ssim ? ssim(pictures, full.painted.pictures) : std::numeric_limits<double>::quiet_NaN()};
+/// The run's report on one of its subjects.
+RunReport report_on(const Subject& subject, const Run& run) {
+  auto report = run.report;
+  report.request = subject.request.dump(-1, ' ', false, kReplaceBroken);
+  return report;
+}
+
+/// Of a subject's pictures.
+RunComparison compare(const RunReport& cached, const torch::Tensor& cached_pictures, const RunReport& full,
+                      const torch::Tensor& full_pictures) {
+  const bool has_ssim = std::min(full_pictures.size(-2), full_pictures.size(-1)) >= 11;  // its window
+  return {.milliseconds_uncached = full.milliseconds,
+          .speedup = full.milliseconds / cached.milliseconds,
+          .psnr_db = psnr(cached_pictures, full_pictures),
+          .ssim = has_ssim ? ssim(cached_pictures, full_pictures) : std::numeric_limits<double>::quiet_NaN()};
 }
 
 /// heart.png, or heart-2.png for one of several pictures; `suffix` tells uncached ones apart.
@@ -121,6 +129,42 @@ void save(const torch::Tensor& picture, const fs::path& file, double fps, const 
     save_png(picture, file, text);
 }
 
+/// Which of a batch's pictures are a subject's, and which of all that are written they are.
+struct Place {
+  std::int64_t in_batch;
+  std::size_t first, count;
+};
+
+torch::Tensor pictures_of(const Run& run, const Place& place, const JobOptions& options) {
+  const auto number = static_cast<std::int64_t>(options.pictures_a_subject);
+  return run.painted.pictures.slice(0, place.in_batch, place.in_batch + number);
+}
+
+void save_pictures(const torch::Tensor& pictures, const RunReport& report, const Place& place,
+                   const JobOptions& options, const std::string& suffix = "") {
+  for (std::int64_t i = 0; i < pictures.size(0); ++i) {
+    const auto index = place.first + static_cast<std::size_t>(i);
+    save(in_colours(pictures[i]), numbered(options.outputs.image, index, place.count, suffix), options.fps,
+         report.png_text(i));
+  }
+}
+
+/// Writes a subject's pictures, and adds their rows to the contact sheet's, if there is a full run to compare with.
+RunReport finish(const Subject& subject, const Run& cached, const std::optional<Run>& full, const Place& place,
+                 const JobOptions& options, std::vector<ContactRow>& rows) {
+  auto report = report_on(subject, cached);
+  const auto pictures = pictures_of(cached, place, options);
+  save_pictures(pictures, report, place, options);
+  if (!full) return report;
+  const auto full_report = report_on(subject, *full);
+  const auto full_pictures = pictures_of(*full, place, options);
+  save_pictures(full_pictures, full_report, place, options, "-uncached");
+  report.compare = compare(report, pictures, full_report, full_pictures);
+  for (std::int64_t i = 0; i < pictures.size(0); ++i)
+    rows.push_back({subject.caption, {still(in_colours(full_pictures[i])), still(in_colours(pictures[i]))}});
+  return report;
+}
+
 void save_contact_sheet(const JobOptions& options, const std::vector<ContactRow>& rows) {
   constexpr std::int64_t kSmallest = 128, kRowsAcross = 3;
   const auto scale = std::max<std::int64_t>(1, kSmallest / rows[0].images[0].size(2));
@@ -133,7 +177,8 @@ void save_contact_sheet(const JobOptions& options, const std::vector<ContactRow>
 
 std::vector<RunReport> run_jobs(const std::vector<Job>& jobs, std::vector<Helper>& helpers, const JobOptions& options) {
   const auto& outputs = options.outputs;
-  const auto count = jobs.size() * options.pictures_a_job;
+  std::size_t count = 0;
+  for (const auto& job : jobs) count += job.subjects.size() * options.pictures_a_subject;
   for (auto& helper : helpers) {
     helper.set_params(options.cache);
     helper.enable();
@@ -144,28 +189,20 @@ std::vector<RunReport> run_jobs(const std::vector<Job>& jobs, std::vector<Helper
   std::vector<RunReport> reports;
   std::vector<ContactRow> rows;
   std::vector<torch::Tensor> latents;
-  for (std::size_t i = 0; i < jobs.size(); ++i) {
-    const auto& job = jobs[i];
+  for (const auto& job : jobs) {
     std::optional<Run> full;
     if (options.compare) full = run(job, helpers, options.cache, false);
     if (full && full->painted.cancelled) break;
-    auto cached = run(job, helpers, options.cache, true);
+    const auto cached = run(job, helpers, options.cache, true);
     if (cached.painted.cancelled) break;
-    if (full) cached.report.compare = compare(cached, *full);
-    for (std::size_t j = 0; j < options.pictures_a_job; ++j) {
-      const auto index = static_cast<std::int64_t>(j);
-      const auto picture = in_colours(cached.painted.pictures[index]);
-      save(picture, numbered(outputs.image, i * options.pictures_a_job + j, count), options.fps,
-           cached.report.png_text(index));
-      if (!full) continue;
-      const auto uncached = in_colours(full->painted.pictures[index]);
-      save(uncached, numbered(outputs.image, i * options.pictures_a_job + j, count, "-uncached"), options.fps,
-           full->report.png_text(index));
-      rows.push_back({job.caption, {still(uncached), still(picture)}});
-    }
     latents.push_back(cached.painted.latents);
-    reports.push_back(std::move(cached.report));
-    if (options.on_report) options.on_report(reports.back());
+    Place place{.in_batch = 0, .first = reports.size() * options.pictures_a_subject, .count = count};
+    for (const auto& subject : job.subjects) {
+      reports.push_back(finish(subject, cached, full, place, options, rows));
+      place.in_batch += static_cast<std::int64_t>(options.pictures_a_subject);
+      place.first += options.pictures_a_subject;
+      if (options.on_report) options.on_report(reports.back());
+    }
   }
   if (reports.empty()) return reports;
   if (!outputs.latents.empty()) save_tensor(torch::cat(latents), outputs.latents);

@@ -23,10 +23,15 @@ struct Painted {
   bool cancelled = false;
 };
 
+/// What is asked of the pipeline.
+struct Subject {
+  nlohmann::ordered_json request;  ///< for the report (`RunReport::request`)
+  std::string caption;             ///< of its pictures, on a contact sheet
+};
+
 /// A run, in which all but the caching is decided.
 struct Job {
-  nlohmann::ordered_json request;  ///< what is asked of the pipeline, for the report (`RunReport::request`)
-  std::string caption;             ///< of its pictures, on a contact sheet
+  std::vector<Subject> subjects;  ///< one, or several as one batch, whose pictures are in this order
   std::function<Painted(const StepCallback&)> run;
   std::function<void()> warm_up;  ///< calls each network as `run` will, for LibTorch's first calls are slower
 };
@@ -35,7 +40,7 @@ struct JobOptions {
   CacheParams cache = {};
   bool compare = false;
   GenerateOutputs outputs = {};
-  std::size_t pictures_a_job = 1;
+  std::size_t pictures_a_subject = 1;
   std::vector<std::int64_t> video_shape = {};  ///< [F, 3, H, W], if pictures are videos
   double fps = 0;                              ///< of them
   std::function<void(const RunReport&)> on_report = {};
@@ -43,7 +48,7 @@ struct JobOptions {
 
 /// Runs the jobs, and writes the files. The helpers are those of the pipelines that a job calls, in the order in which
 /// it does; they become enabled.
-/// @returns a report for each job that wasn't cancelled
+/// @returns a report for each subject of the jobs that weren't cancelled
 /// @throws std::invalid_argument as `Helper::set_params`. @throws std::runtime_error if a file can't be written, most
 /// of
 ///         which is found before the first job begins.

@@ -92,6 +92,8 @@ class ImageToVideoTest(FamiliesTest):
             self.assertEqual(frames, [f"000{i}.png" for i in (1, 2, 3)])
 
     def test_bad_input(self):
+        (self.folder / "p.txt").write_text("sun\n")
+        self.expect_refused("--prompts-file is of no use to .*svd", "svd", *self.SMALL, "--prompts-file", "p.txt")
         self.expect_refused("--image is required", "svd")
         self.expect_refused("--prompt is of no use to .*svd, a model of family stable-video-diffusion.*--image",
                             "svd", "-p", "x", *self.SMALL)  # fmt: skip
@@ -119,7 +121,7 @@ class TextToVideoTest(FamiliesTest):
         self.assertEqual(len(report["steps"]), report["totals"]["full_steps"] + report["totals"]["cached_steps"])
 
     def test_bad_input(self):
-        self.expect_refused("--prompt is required", "text_to_video_zero")
+        self.expect_refused("--prompt or --prompts-file is required", "text_to_video_zero")
         self.expect_refused("--image is of no use", "text_to_video_zero", "-p", "x", "-i", "i.png")
         self.expect_refused("video_length", "text_to_video_zero", "-p", "x", "--num-frames", 0)
         self.expect_refused("t0", "text_to_video_zero", "-p", "x", "--t0", 48)

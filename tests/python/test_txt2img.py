@@ -32,7 +32,8 @@ TINY = ROOT / "tests/data/packages/sd1"
 
 
 def run(folder, *arguments, model=TINY, prompt="red heart"):
-    command = [TXT2IMG, "-m", model, "-p", prompt, *arguments]
+    prompts = [] if prompt is None else ["-p", prompt]
+    command = [TXT2IMG, "-m", model, *prompts, *arguments]
     return subprocess.run([str(part) for part in command], cwd=folder, capture_output=True, text=True)
 
 
@@ -72,6 +73,21 @@ class OutputTest(Txt2ImgTest):
             self.assertEqual(image.size, (64, 96))
             self.assertTrue(image.text["parameters"].startswith("panda\n"))
             self.assertIn("Batch size: 2, Batch pos: 1", image.text["parameters"])
+
+    def test_prompts_of_a_file(self):
+        (self.folder / "prompts.txt").write_text("red heart\n\ncafé ❤\nsun\n")
+        self.run_well("--steps", 3, "--prompts-file", "prompts.txt", "--save-latents", "l.pt", prompt=None)
+        alone = torch.load(self.folder / "l.pt")
+        arguments = ("--prompts-file", "prompts.txt", "--prompt-batch", 2, "--save-latents", "l.pt", "-o", "o.png")
+        printed = self.run_well("--steps", 3, *arguments, "--report", "r.json", prompt=None).stdout
+        self.assertEqual([name for name in self.files() if name.startswith("o-")], ["o-1.png", "o-2.png", "o-3.png"])
+        self.assertEqual(printed.count(" for 2 prompts"), 2)
+        together = torch.load(self.folder / "l.pt")
+        self.assertLess(((together - alone).norm() / alone.norm()).item(), 1e-4)
+        reports = json.loads((self.folder / "r.json").read_text())
+        self.assertEqual([report["request"]["prompt"] for report in reports], ["red heart", "café ❤", "sun"])
+        with Image.open(self.folder / "o-2.png") as image:
+            self.assertIn("café ❤\nSteps: 3, ", image.text["parameters"])
 
     def test_report(self):
         self.run_well(
@@ -244,6 +260,21 @@ class BadInputTest(Txt2ImgTest):
         self.expect_refused("max_prompt_chunks must be 1 or above, got 0", "--max-prompt-chunks", 0)
         self.expect_refused("UTF-8", prompt=broken)
         self.expect_refused("UTF-8", "-p", broken)  # the good prompt before it isn't painted either
+
+    def test_files_of_prompts(self):
+        (self.folder / "blank.txt").write_text("\n \n")
+        (self.folder / "latin.txt").write_bytes(b"caf\xe9\n")
+        (self.folder / "good.txt").write_text("sun\n")
+        for message, *arguments in (
+            ("no such file: absent.txt", "--prompts-file", "absent.txt"),
+            ("blank.txt must hold a prompt a line, got none in 3 bytes", "--prompts-file", "blank.txt"),
+            ("latin.txt must be UTF-8, got something else at byte 3 of 5", "--prompts-file", "latin.txt"),
+            ("prompt_batch must be 1 or above, got 0", "--prompts-file", "good.txt", "--prompt-batch", 0),
+            ("num_images_per_prompt and max_prompt_chunks must be 1, got 2 and 1",
+             "--prompts-file", "good.txt", "--prompt-batch", 2, "-b", 2),
+            ("excludes", "--prompts-file", "good.txt", "-p", "heart"),
+        ):  # fmt: skip
+            self.expect_refused(message, *arguments, prompt=None)
 
     def test_missing_flags(self):
         for arguments in ([], ["-m", TINY], ["-p", "x"]):

@@ -71,6 +71,71 @@ TEST_F(GenerateTest, ACancelledRunLeavesWhatWasPaintedBefore) {
   EXPECT_EQ(files(), (std::set<std::string>{"a-1.png"}));
 }
 
+TEST_F(GenerateTest, ABatchOfPromptsPaintsWhatEachPaintsAlone) {
+  using Params = StableDiffusionParams;
+  torch::manual_seed(5);
+  const auto image = torch::rand({3, 64, 64});
+  const std::vector<std::pair<std::string, std::function<void(Params&)>>> kinds{
+      {"text to image", [](Params&) {}},
+      {"noise in each step", [](Params& p) { p.eta = 0.7; }},
+      {"given noise",
+       [](Params& p) {
+         p.latents = torch::randn({1, 4, 8, 8});
+       }},
+      {"image to image", [&](Params& p) { p.image = image; }},
+      {"inpainting, with noise in each step", [&](Params& p) {
+         p.image = image.unsqueeze(0);
+         p.mask = torch::ones({1, 64, 64}).triu();
+         p.strength = 0.8;
+         p.eta = 0.7;
+       }}};
+  for (const auto& [name, set] : kinds) {
+    SCOPED_TRACE(name);
+    auto asked = request();
+    asked.prompts = {"red heart", "panda", "a green apple"};
+    asked.params.num_inference_steps = 4;
+    asked.params.seeds = {7};
+    set(asked.params);
+    const auto paint = [&](std::int64_t prompt_batch) {
+      asked.prompt_batch = prompt_batch;
+      asked.outputs.latents = folder.path() / "latents.pt";
+      const auto reports = generate(pipe, asked);
+      EXPECT_EQ(reports.size(), 3U);
+      return load_tensor(asked.outputs.latents);
+    };
+    const auto alone = paint(1);
+    for (const std::int64_t batch : {2, 8}) {
+      const auto together = paint(batch);
+      for (std::int64_t row = 0; row < 3; ++row)
+        EXPECT_LT((together[row] - alone[row]).norm().item<double>(), 1e-4 * alone[row].norm().item<double>()) << row;
+    }
+    EXPECT_GT((alone[0] - alone[1]).norm().item<double>(), 0.01 * alone[0].norm().item<double>());
+  }
+}
+
+TEST_F(GenerateTest, EachPromptOfABatchIsReported) {
+  auto asked = request();
+  asked.prompts = {"red heart", "panda", "sun"};
+  asked.compare = true;
+  asked.outputs.contact_sheet = folder.path() / "sheet.png";
+  const auto alone = generate(pipe, asked);
+  asked.prompt_batch = 2;
+  std::vector<std::string> told;
+  asked.on_prompt = [&](const RunReport& report) { told.push_back(report.summary()); };
+  const auto reports = generate(pipe, asked);
+  ASSERT_EQ(reports.size(), 3U);
+  ASSERT_EQ(told.size(), 3U);
+  for (std::size_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(reports[i].request, alone[i].request);
+    EXPECT_NEAR(reports[i].compare->psnr_db, alone[i].compare->psnr_db, 0.1);
+    const auto totals = nlohmann::json::parse(reports[i].json()).at("totals");
+    EXPECT_EQ(totals.value("prompts", 1), i < 2 ? 2 : 1);
+    EXPECT_EQ(told[i].find(" for 2 prompts") != std::string::npos, i < 2) << told[i];
+  }
+  EXPECT_EQ(files(), (std::set<std::string>{"a-1.png", "a-1-uncached.png", "a-2.png", "a-2-uncached.png", "a-3.png",
+                                            "a-3-uncached.png", "sheet.png"}));
+}
+
 TEST_F(GenerateTest, RequestsThatCannotBeMet) {
   refuse([](auto& r) { r.prompts.clear(); }, {"one prompt or more"});
   refuse([](auto& r) { r.params.decode = false; }, {"decode must be true"});
@@ -79,6 +144,29 @@ TEST_F(GenerateTest, RequestsThatCannotBeMet) {
   refuse([&](auto& r) { r.outputs.report = folder.path() / "." / "a.png"; }, {"two outputs would have the name"});
   refuse([&](auto& r) { r.outputs.contact_sheet = folder.path() / "c.png"; }, {"contact sheet needs a comparison"});
   refuse([](auto& r) { r.params.num_inference_steps = 0; }, {"from 1 to the 1000", "not 0"});
+  refuse([](auto& r) { r.prompt_batch = 0; }, {"prompt_batch must be 1 or above, got 0"});
+  for (const auto count : {&StableDiffusionParams::num_images_per_prompt, &StableDiffusionParams::max_prompt_chunks})
+    refuse(
+        [&](auto& r) {
+          r.prompt_batch = 4;
+          r.params.*count = 2;
+        },
+        {"prompt_batch of 4, num_images_per_prompt and max_prompt_chunks must be 1, got", "2"});
+}
+
+TEST_F(GenerateTest, PromptsAreReadFromAFile) {
+  const auto file = folder.path() / "prompts.txt";
+  write_file(file, "\xEF\xBB\xBFred heart\r\n\n \t\r\n  a (blue) sun, caf\xC3\xA9\nlast");
+  EXPECT_EQ(load_prompts(file), (std::vector<std::string>{"red heart", "  a (blue) sun, caf\xC3\xA9", "last"}));
+
+  const auto refuse_file = [&](const std::string& text, const std::vector<std::string>& parts) {
+    write_file(file, text);
+    expect_error<std::runtime_error>([&] { load_prompts(file); }, parts);
+  };
+  refuse_file("", {"prompts.txt must hold a prompt a line, got none in 0 bytes"});
+  refuse_file("\n \n", {"prompts.txt must hold a prompt a line, got none in 3 bytes"});
+  refuse_file("heart\ncaf\xE9\n", {"prompts.txt must be UTF-8, got something else at byte 9 of 11"});
+  expect_error<std::runtime_error>([&] { load_prompts(folder.path() / "absent.txt"); }, {"no such file", "absent.txt"});
 }
 
 TEST_F(GenerateTest, RefinersThatCannotGoOn) {
