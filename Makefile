@@ -41,6 +41,6 @@ build/peers/installed: bench/peers/requirements.txt
 build/peers_ggml/installed: bench/peers/requirements_ggml.txt
 build/peers%installed:
 	[ -x $(@D)/bin/python ] || python3 -m venv $(@D)
-	CMAKE_ARGS="-DSD_WEBP=OFF -DSD_WEBM=OFF" $(@D)/bin/pip install -q \
+	CMAKE_ARGS="-DSD_WEBP=OFF -DSD_WEBM=OFF" $(@D)/bin/pip install -q --retries 1 \
 	  --extra-index-url https://download.pytorch.org/whl/cpu -r $<
 	touch $@

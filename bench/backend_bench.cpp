@@ -54,7 +54,7 @@ double median(std::vector<double> values) {
 void measure(const Options& o) {
   const auto dtype = kDtypes.at(o.dtype);
   std::array helpers{deepcache::Helper(deepcache::UNet::load(o.traced, torch::kCPU, dtype)),
-                     deepcache::Helper(deepcache::UNet::load(o.compiled, torch::kCPU, dtype, true))};
+                     deepcache::Helper(deepcache::UNet::load(o.compiled, {.dtype = dtype, .trust_native_code = true}))};
   for (auto& helper : helpers) {
     helper.set_params({.cache_interval = std::numeric_limits<std::int64_t>::max(), .cache_branch_id = o.branch});
     helper.enable();

@@ -16,6 +16,7 @@
 
 #include "core/graph_cut.hpp"
 #include "core/macs.hpp"
+#include "core/packed_weights.hpp"
 #include "models/model_package.hpp"
 #include "operator_profile.hpp"
 #include "resident_memory.hpp"
@@ -99,12 +100,25 @@ void add_flags(CLI::App& app, Options& o) {
   app.add_option("--json", o.json, "Writes the numbers to this file too");
 }
 
-torch::jit::Module load(const Options& o) {
+struct Source {
+  fs::path file;
+  std::optional<torch::Dtype> dtype;  // of the weights, if not the file's
+};
+
+Source source_of(const Options& o) {
   std::optional<torch::Dtype> dtype;
   if (!o.dtype.empty()) dtype = kDtypes.at(o.dtype);
-  if (o.package.empty()) return deepcache::load_module(o.unet, dtype);
+  if (o.package.empty()) return {o.unet, dtype};
   const deepcache::ModelPackage package(o.package);
-  return deepcache::load_module(package.file("unet/model.pt"), dtype.value_or(package.dtype()));
+  return {package.file("unet/model.pt"), dtype.value_or(package.dtype())};
+}
+
+torch::jit::Module load_module(const Source& source) {
+  return deepcache::load_module(source.file, source.dtype);
+}
+
+deepcache::UNet load_unet(const Source& source) {
+  return deepcache::UNet::load(source.file, {.dtype = source.dtype});
 }
 
 torch::Dtype dtype_of(const torch::jit::Module& module) {
@@ -200,21 +214,23 @@ Times measure_steps(const Options& o, const deepcache::UNet& plain, deepcache::H
 
 Result measure(const Options& o) {
   Result r;
+  const auto source = source_of(o);
+  Inputs inputs;
+  {
+    const auto module = load_module(source);
+    for (const auto& tensor : module.parameters()) r.weights += static_cast<double>(tensor.nbytes());
+    for (const auto& tensor : module.buffers()) r.weights += static_cast<double>(tensor.nbytes());
+    inputs = make_inputs(o, dtype_of(module));
+    r.activations = static_cast<double>(deepcache::count_macs(deepcache::inference_graph(module), inputs).peak_bytes);
+  }
   const auto before = bench::resident_bytes();
-  torch::jit::Module module;
   std::optional<deepcache::UNet> unet;
-  r.load_ms = milliseconds([&] {
-    module = load(o);
-    unet.emplace(module);
-  });
+  r.load_ms = milliseconds([&] { unet.emplace(load_unet(source)); });
   if (before >= 0) r.load_bytes = bench::resident_bytes() - before;
-  for (const auto& tensor : module.parameters()) r.weights += static_cast<double>(tensor.nbytes());
-  for (const auto& tensor : module.buffers()) r.weights += static_cast<double>(tensor.nbytes());
 
   deepcache::Helper helper(*unet);
   helper.set_params({.cache_interval = 2, .cache_branch_id = o.steps.cache_branch_id});
   const auto plain = unet->share_weights();
-  const auto inputs = make_inputs(o, dtype_of(module));
   r.profile = unet->profile(inputs)[static_cast<std::size_t>(o.steps.cache_branch_id)];
   r.plain = measure_memory([&] { plain.forward(inputs); });
   helper.enable();
@@ -224,12 +240,12 @@ Result measure(const Options& o) {
     helper.forward(inputs);
   });
 
-  const auto graph = deepcache::inference_graph(module);
-  r.activations = static_cast<double>(deepcache::count_macs(graph, inputs).peak_bytes);
+  deepcache::PackedWeights weights;
+  const auto graph = weights.pack(deepcache::inference_graph(load_module(source)));
   std::optional<Bare> bare;
   r.cut_ms = milliseconds([&] {
-    const auto cut = deepcache::cut(graph, o.steps.cache_branch_id);
-    bare.emplace(Bare{{cut.full, "full"}, {cut.shallow, "cached"}});
+    const auto [full, shallow] = deepcache::cut(graph, o.steps.cache_branch_id);
+    bare.emplace(Bare{{weights.runnable(full), "full"}, {weights.runnable(shallow), "cached"}});
   });
   r.times = measure_steps(o, plain, helper, *bare, inputs);
   if (o.profile) r.operators = bench::profile_operators([&] { plain.forward(inputs); }, 3);
@@ -348,8 +364,9 @@ int main(int argc, char** argv) {
     app.parse(argc, argv);
     at::set_num_threads(options.steps.threads);
     if (options.serve) {
-      const auto module = load(options);
-      bench::serve_steps(deepcache::UNet(module), make_inputs(options, dtype_of(module)), options.steps);
+      const auto source = source_of(options);
+      const auto dtype = dtype_of(load_module(source));
+      bench::serve_steps(load_unet(source), make_inputs(options, dtype), options.steps);
     } else {
       report(options, measure(options));
     }
