@@ -230,6 +230,16 @@ class ParityTest(Txt2ImgTest):
         self.assertGreater(red, 180)
         self.assertLess(max(green, blue), 120)
 
+    def test_another_dtype_paints_nearly_the_same(self):
+        pictures = {}
+        for dtype in "package", "auto", "bfloat16":
+            self.run_well("--steps", 8, "--dtype", dtype, "-o", f"{dtype}.png", model=EMOJI)
+            pictures[dtype] = np.asarray(Image.open(self.folder / f"{dtype}.png")).astype(float)
+        error = np.square(pictures["bfloat16"] - pictures["package"]).mean()
+        self.assertGreater(error, 0)
+        self.assertLess(error, 255**2 / 10**3)  # above 30 dB
+        self.assertTrue(any((pictures["auto"] == pictures[dtype]).all() for dtype in ("package", "bfloat16")))
+
 
 class BadInputTest(Txt2ImgTest):
     def expect_refused(self, message, *arguments, **options):
@@ -248,6 +258,7 @@ class BadInputTest(Txt2ImgTest):
         self.expect_refused("height must be", "-H", 4)
         self.expect_refused("magic.*ddim.*plms", "--scheduler", "magic")
         self.expect_refused('no device "cuda:9"', "--device", "cuda:9")
+        self.expect_refused("--dtype: int8 not in .*auto.*bfloat16", "--dtype", "int8")
         self.expect_refused("(?i)device", "--device", "toaster")
         self.expect_refused("num_images_per_prompt", "-b", 0)
         self.expect_refused("--steps", "--steps", "many")
