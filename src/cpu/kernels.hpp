@@ -4,8 +4,8 @@
 
 #include <cstdint>
 
-/// Inner loops of the operators in this folder, for one thread. Numbers are float32 or bfloat16 in memory, and float32 in
-/// between.
+/// Inner loops of the operators in this folder, for one thread. Numbers are float32 or bfloat16 in memory, and float32
+/// in between.
 namespace deepcache::cpu {
 
 /// A block of attention's scores, [rows, columns] at a distance of `columns_stride`, becomes what the values are
