@@ -64,11 +64,11 @@ std::vector<float> bias_of(const std::optional<torch::Tensor>& bias, std::int64_
   return floats;
 }
 
-void check_input(const torch::Tensor& input, const torch::Tensor& packed, std::int64_t width) {
+void check_input(const torch::Tensor& input, const torch::Tensor& packed, std::int64_t dim, const char* what) {
   TORCH_CHECK(input.is_cpu() && input.scalar_type() == packed.scalar_type(), "the layer computes in ",
               packed.scalar_type(), " on the CPU, its input is ", input.scalar_type(), " on ", input.device());
-  TORCH_CHECK(width == packed.size(2), "the layer has ", packed.size(2), " inputs, got ", width, ": [", input.sizes(),
-              "]");
+  TORCH_CHECK(input.size(dim) == packed.size(2), "expected the layer's input to have ", packed.size(2), " ", what,
+              ", but got ", input.size(dim), ": ", input.sizes());
 }
 
 /// sums [rows, columns] = input [rows, C] * weight [C, columns], in parts of C; or += if `adds`.
@@ -214,7 +214,7 @@ torch::Tensor with_added(const torch::Tensor& output, const std::optional<torch:
 
 torch::Tensor linear(const torch::Tensor& input, const torch::Tensor& packed, const std::optional<torch::Tensor>& bias,
                      std::int64_t out_features, const std::optional<torch::Tensor>& added) {
-  check_input(input, packed, input.size(-1));
+  check_input(input, packed, -1, "features");
   auto shape = input.sizes().vec();
   shape.back() = out_features;
   const auto output = torch::empty(shape, input.options().memory_format(torch::MemoryFormat::Contiguous));
@@ -228,8 +228,8 @@ torch::Tensor convolution(const torch::Tensor& input, const torch::Tensor& packe
                           const std::optional<torch::Tensor>& bias, std::int64_t out_channels,
                           torch::IntArrayRef kernel_size, torch::IntArrayRef stride, torch::IntArrayRef padding,
                           const std::optional<torch::Tensor>& added) {
-  TORCH_CHECK(input.dim() == 4, "a convolution reads [B, C, H, W], got [", input.sizes(), "]");
-  check_input(input, packed, input.size(1));
+  TORCH_CHECK(input.dim() == 4, "a convolution reads [B, C, H, W], got ", input.sizes());
+  check_input(input, packed, 1, "channels");
   if (packed.size(1) == 1 && stride == torch::IntArrayRef{1, 1} && padding == torch::IntArrayRef{0, 0}) {
     const bool is_picture = added && added->defined() && added->dim() == 4;
     const auto pixels = linear(input.permute({0, 2, 3, 1}), packed, bias, out_channels,
@@ -241,7 +241,7 @@ torch::Tensor convolution(const torch::Tensor& input, const torch::Tensor& packe
     return (input.size(static_cast<std::int64_t>(i) + 2) + 2 * padding[i] - kernel_size[i]) / stride[i] + 1;
   };
   TORCH_CHECK(input.size(2) + 2 * padding[0] >= kernel_size[0] && input.size(3) + 2 * padding[1] >= kernel_size[1],
-              "a kernel of [", kernel_size, "] is larger than its input, [", input.sizes(), "]");
+              "a kernel of ", kernel_size, " is larger than its input, ", input.sizes());
   const auto output = torch::empty({input.size(0), out_channels, size(0), size(1)},
                                    input.options().memory_format(torch::MemoryFormat::ChannelsLast));
   const Window window{kernel_size[0], kernel_size[1], stride[0], stride[1], padding[0], padding[1]};

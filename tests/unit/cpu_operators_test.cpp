@@ -211,13 +211,17 @@ TEST_P(CpuLayers, RefuseOtherInputs) {
   const auto convolve = [&](const torch::Tensor& input) {
     return cpu::convolution(input, kernels, std::nullopt, 6, {3, 3}, {1, 1}, {0, 0});
   };
-  expect_error<c10::Error>([&] { cpu::linear(random({2, 8}), packed, std::nullopt, 6); }, {"10 inputs", "got 8"});
+  expect_error<c10::Error>(
+      [&] {
+        cpu::linear(random({2, 8}), packed, std::nullopt, 6);
+      },
+      {"10 features", "got 8: [2, 8]"});
   expect_error<c10::Error>(
       [&] {
         cpu::linear(torch::zeros({2, 10}, torch::kDouble), packed, std::nullopt, 6);
       },
       {"computes in", "Double"});
-  expect_error<c10::Error>([&] { convolve(random({1, 8, 4, 4})); }, {"10 inputs", "got 8"});
+  expect_error<c10::Error>([&] { convolve(random({1, 8, 4, 4})); }, {"10 channels", "got 8"});
   expect_error<c10::Error>([&] { convolve(random({10, 4, 4})); }, {"[B, C, H, W]", "[10, 4, 4]"});
   expect_error<c10::Error>([&] { convolve(random({1, 10, 2, 4})); }, {"larger than its input"});
 }
