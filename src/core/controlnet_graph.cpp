@@ -7,6 +7,7 @@
 #include <array>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "core/graph_cut.hpp"
 #include "error.hpp"
@@ -146,7 +147,8 @@ void add_to_operand(const jit::Node& concatenation, std::size_t operand, jit::Va
 }  // namespace
 
 Forward forward_of(jit::Module module) {
-  return {inference_graph(module), forward_schema(module)};
+  const auto released = std::move(module);
+  return {inference_graph(released), forward_schema(released)};
 }
 
 Forward add_controlnets(const Forward& unet, const std::vector<Forward>& controlnets) {

@@ -8,6 +8,7 @@
 #include <fstream>
 #include <string>
 #include <unordered_map>
+#include <utility>
 
 #include "core/cast_graph.hpp"
 #include "core/packed_weights.hpp"
@@ -126,7 +127,8 @@ namespace {
 
 /// Lets go of the module, whose weights the graph shares.
 Graph graph_of(jit::Module module) {
-  return inference_graph(module);
+  const auto released = std::move(module);
+  return inference_graph(released);
 }
 
 Graph make_runnable(Graph graph, torch::Device device, std::optional<torch::Dtype> compute_dtype) {

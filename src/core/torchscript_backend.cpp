@@ -10,7 +10,7 @@ TorchScriptBackend::TorchScriptBackend(torch::jit::Module module, std::optional<
                                        std::optional<torch::Dtype> compute_dtype)
     : TorchScriptBackend(forward_of(std::move(module)), device, compute_dtype) {}
 
-TorchScriptBackend::TorchScriptBackend(Forward forward, std::optional<torch::Device> device,
+TorchScriptBackend::TorchScriptBackend(const Forward& forward, std::optional<torch::Device> device,
                                        std::optional<torch::Dtype> compute_dtype)
     : TorchScriptBackend({.device = device.value_or(device_of(forward.graph)),
                           .branch_names = skip_concatenation_names(forward.graph),

@@ -43,7 +43,8 @@ class TorchScriptBackend : public Backend {
     std::vector<std::string> branch_names;
     std::optional<torch::Dtype> compute_dtype, output_dtype;
   };
-  TorchScriptBackend(Forward forward, std::optional<torch::Device> device, std::optional<torch::Dtype> compute_dtype);
+  TorchScriptBackend(const Forward& forward, std::optional<torch::Device> device,
+                     std::optional<torch::Dtype> compute_dtype);
   TorchScriptBackend(Traits traits, Forward forward, PackedWeights weights);
   Graph cast(Graph graph) const;
   c10::IValue finished(const c10::IValue& output) const;  // as callers expect it, however the network works

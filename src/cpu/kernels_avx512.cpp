@@ -1,6 +1,8 @@
 // Compiled for AVX-512 (CMakeLists.txt): includes nothing whose inline functions other files use too.
 #include <immintrin.h>
 
+#include <numbers>
+
 #include "cpu/kernels.hpp"
 
 namespace deepcache::cpu {
@@ -52,12 +54,12 @@ Floats exp2(Floats x) {
   const auto rest = _mm512_sub_ps(x, whole);
   auto power = all(1.534581200e-4F);
   for (const float coefficient :
-       {1.339993127e-3F, 9.618488958e-3F, 5.550328777e-2F, 2.402264689e-1F, 6.931472057e-1F, 1.0F})
+       {1.339993127e-3F, 9.618488958e-3F, 5.550328777e-2F, 2.402264689e-1F, std::numbers::ln2_v<float>, 1.0F})
     power = _mm512_fmadd_ps(power, rest, all(coefficient));
   return _mm512_scalef_ps(power, whole);
 }
 
-constexpr float kLog2E = 1.44269504F;
+constexpr float kLog2E = std::numbers::log2e_v<float>;
 
 Floats sigmoid(Floats x) {
   return _mm512_div_ps(all(1), _mm512_add_ps(all(1), exp2(_mm512_mul_ps(x, all(-kLog2E)))));

@@ -83,7 +83,7 @@ void multiply(const T* input, std::int64_t input_stride, const T* weight, const 
 
 /// How many of `size` rows to compute together: at most so many, and so few that all threads have work.
 std::int64_t together(std::int64_t size, std::int64_t most, std::int64_t blocks) {
-  const auto parts = divide_up(4 * at::get_num_threads(), blocks);
+  const auto parts = divide_up(std::int64_t{4} * at::get_num_threads(), blocks);
   return std::clamp<std::int64_t>(size / parts, 1, std::max<std::int64_t>(1, most));
 }
 
