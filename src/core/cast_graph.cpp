@@ -28,11 +28,6 @@ bool is_elementwise(const jit::Node& node) {
          node.kind() == c10::aten::div;
 }
 
-torch::Tensor tensor_of(const jit::Value* value) {
-  const auto constant = jit::toIValue(value);
-  return constant && constant->isTensor() ? constant->toTensor() : torch::Tensor();
-}
-
 class Cast {
  public:
   Cast(torch::Dtype from, torch::Dtype to) : from_(from), to_(to) {}
@@ -62,7 +57,7 @@ class Cast {
 
   void cast_constant(jit::Node& node, std::size_t input) {
     auto* before = node.input(input);
-    const auto tensor = tensor_of(before);
+    const auto tensor = constant_tensor(before);
     if (!tensor.defined() || tensor.dim() == 0 || tensor.scalar_type() != from_) return;
     auto& cast = cast_[before];
     if (cast == nullptr) {
@@ -97,7 +92,8 @@ std::optional<torch::Dtype> traced_dtype(const Graph& graph) {
   for (const auto* node : graph->nodes()) {
     const auto layer = layers().find(node->kind());
     if (layer == layers().end()) continue;
-    if (const auto weight = tensor_of(node->input(layer->second[1])); weight.defined()) return weight.scalar_type();
+    if (const auto weight = constant_tensor(node->input(layer->second[1])); weight.defined())
+      return weight.scalar_type();
   }
   return std::nullopt;
 }

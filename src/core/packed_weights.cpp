@@ -15,11 +15,6 @@ namespace {
 using Sizes = std::vector<std::int64_t>;
 constexpr auto kContiguous = static_cast<std::int64_t>(torch::MemoryFormat::Contiguous);
 
-torch::Tensor tensor_of(const jit::Value* value) {
-  const auto constant = jit::toIValue(value);
-  return constant && constant->isTensor() ? constant->toTensor() : torch::Tensor();
-}
-
 /// Whether an operator writes into one of its inputs, which other values may share memory with.
 bool writes_in_place(const jit::Block& block) {
   for (const auto* node : block.nodes()) {
@@ -44,7 +39,7 @@ bool is_plain(const jit::Node& convolution) {
 torch::Tensor weight_to_pack(const jit::Node& node) {
   const bool linear = node.kind() == c10::aten::linear;
   if (!linear && (node.kind() != c10::aten::_convolution || !is_plain(node))) return {};
-  const auto weight = tensor_of(node.input(1));
+  const auto weight = constant_tensor(node.input(1));
   return weight.defined() && weight.dim() == (linear ? 2 : 4) && cpu::can_pack(weight) ? weight : torch::Tensor();
 }
 
@@ -60,7 +55,7 @@ jit::Value* layout_free(jit::Value* value) {
 void replace(jit::Node& node, const torch::Tensor& packed) {
   auto& graph = *node.owningGraph();
   const jit::WithInsertPoint guard(&node);
-  const auto shape = tensor_of(node.input(1)).sizes();
+  const auto shape = constant_tensor(node.input(1)).sizes();
   const bool linear = node.kind() == c10::aten::linear;
   std::vector<jit::Value*> inputs{layout_free(node.input(0)), graph.insertConstant(packed), node.input(2),
                                   graph.insertConstant(shape[0])};
@@ -102,7 +97,7 @@ void PackedWeights::use(jit::Block& block) const {
     auto* node = *it++;
     for (auto* inner : node->blocks()) use(*inner);
     if (node->kind() != c10::aten::_convolution && node->kind() != c10::aten::linear) continue;
-    const auto weight = tensor_of(node->input(1));
+    const auto weight = constant_tensor(node->input(1));
     const auto found = weights_.find(weight.defined() ? weight.unsafeGetTensorImpl() : nullptr);
     if (found != weights_.end()) replace(*node, found->second.packed);
   }

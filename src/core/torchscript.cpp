@@ -70,6 +70,11 @@ void move_constants(jit::Block& block, torch::Device device,
 
 }  // namespace
 
+torch::Tensor constant_tensor(const jit::Value* value) {
+  const auto constant = jit::toIValue(value);
+  return constant && constant->isTensor() ? constant->toTensor() : torch::Tensor();
+}
+
 torch::Device device_of(const Graph& graph) {
   for (const auto* node : graph->nodes()) {
     if (node->kind() != c10::prim::Constant) continue;

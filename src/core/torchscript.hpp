@@ -35,6 +35,9 @@ Graph inference_graph(const torch::jit::Module& module);
 /// The arguments of `forward` without `self`, which that graph doesn't take, and what it returns.
 c10::FunctionSchema forward_schema(const torch::jit::Module& module);
 
+/// The tensor that a value of a graph is, if it is a constant one; undefined otherwise.
+torch::Tensor constant_tensor(const torch::jit::Value* value);
+
 /// The device of a graph's weights, its first constant tensor that isn't zero-dimensional; the CPU if it has none.
 torch::Device device_of(const Graph& graph);
 
