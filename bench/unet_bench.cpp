@@ -14,6 +14,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "core/conditioning.hpp"
 #include "core/graph_cut.hpp"
 #include "core/macs.hpp"
 #include "core/packed_weights.hpp"
@@ -58,7 +59,7 @@ struct Result {
   deepcache::BranchProfile profile;
   Resident plain, helper;
   Times times;
-  std::vector<bench::OperatorTime> operators;
+  std::vector<bench::OperatorTime> full_operators, cached_operators;
 };
 
 constexpr std::int64_t kMatrix = 2048, kMatrixMacs = kMatrix * kMatrix * kMatrix;
@@ -169,9 +170,10 @@ Resident measure_memory(const Step& step) {
   return {median(settled), median(peak)};
 }
 
-/// The graphs as the helper runs them, without the helper.
+/// The graphs as the helper runs them, without the helper, on inputs that have the conditioning already.
 struct Bare {
   deepcache::Program full, cached;
+  Inputs inputs;
 };
 
 /// In turns, so that whatever else the machine does meets all alike. A cached step always follows its full one, which
@@ -189,8 +191,8 @@ Times measure_steps(const Options& o, const deepcache::UNet& plain, deepcache::H
   };
   const auto matrix = torch::randn({kMatrix, kMatrix}).to(inputs.at(0).toTensor().scalar_type());
   const auto without = [&] {
-    auto with_feature = inputs;
-    with_feature.push_back(bare.full.run(inputs).at(1));
+    auto with_feature = bare.inputs;
+    with_feature.push_back(bare.full.run(bare.inputs).at(1));
     time(times.bare, [&] { return deepcache::first_tensor(bare.cached.run(with_feature).at(0)); });
   };
   for (int round = -1; round < o.rounds; ++round) {
@@ -241,14 +243,24 @@ Result measure(const Options& o) {
   });
 
   deepcache::PackedWeights weights;
-  const auto graph = weights.pack(deepcache::inference_graph(load_module(source)));
+  const auto split = deepcache::split_conditioning(weights.pack(deepcache::inference_graph(load_module(source))));
+  auto with_conditioning = inputs, unchanging = Inputs();
+  for (const auto position : split.inputs) unchanging.push_back(inputs.at(position));
+  for (const auto& value : deepcache::Program(weights.runnable(split.conditioning), "conditioning").run(unchanging))
+    with_conditioning.push_back(value);
   std::optional<Bare> bare;
   r.cut_ms = milliseconds([&] {
-    const auto [full, shallow] = deepcache::cut(graph, o.steps.cache_branch_id);
-    bare.emplace(Bare{{weights.runnable(full), "full"}, {weights.runnable(shallow), "cached"}});
+    const auto [full, shallow] = deepcache::cut(split.step, o.steps.cache_branch_id);
+    bare.emplace(Bare{{weights.runnable(full), "full"}, {weights.runnable(shallow), "cached"}, with_conditioning});
   });
   r.times = measure_steps(o, plain, helper, *bare, inputs);
-  if (o.profile) r.operators = bench::profile_operators([&] { plain.forward(inputs); }, 3);
+  if (o.profile) {
+    r.full_operators = bench::profile_operators([&] { plain.forward(inputs); }, 3);
+    helper.set_params({.cache_interval = std::numeric_limits<std::int64_t>::max(),
+                       .cache_branch_id = o.steps.cache_branch_id});
+    helper.forward(inputs);
+    r.cached_operators = bench::profile_operators([&] { helper.forward(inputs); }, 15);
+  }
   return r;
 }
 
@@ -307,12 +319,13 @@ Rows rows(const Result& r) {
 }
 
 /// A step under the profiler, whose own time is in "between operators".
-nlohmann::ordered_json report_operators(const Result& r) {
+nlohmann::ordered_json report_operators(const char* title, const std::vector<bench::OperatorTime>& operators,
+                                        const Result& r) {
   auto json = nlohmann::ordered_json::array();
   double whole = 0;
-  for (const auto& entry : r.operators) whole += entry.milliseconds;
-  std::printf("%-36s %10s %8s %10s %10s\n", "a full step's operators", "of time", "calls", "GFLOP/s", "of matmul");
-  for (const auto& [name, calls, milliseconds, macs] : r.operators) {
+  for (const auto& entry : operators) whole += entry.milliseconds;
+  std::printf("%-36s %10s %8s %10s %10s\n", title, "of time", "calls", "GFLOP/s", "of matmul");
+  for (const auto& [name, calls, milliseconds, macs] : operators) {
     const auto speed = gflops(macs, milliseconds);
     const auto peak = gflops(kMatrixMacs, median(r.times.matmul));
     json.push_back({{"name", name},
@@ -350,7 +363,10 @@ void report(const Options& o, const Result& r) {
                           {"cached", r.times.cached},
                           {"bare", r.times.bare},
                           {"matrix multiplication", r.times.matmul}};
-  if (!r.operators.empty()) json["operators"] = report_operators(r);
+  if (o.profile) {
+    json["operators"] = report_operators("a full step's operators", r.full_operators, r);
+    json["operators of a cached step"] = report_operators("a cached step's operators", r.cached_operators, r);
+  }
   if (!o.json.empty()) deepcache::save_text(json.dump(2) + "\n", o.json);
 }
 

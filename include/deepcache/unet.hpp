@@ -41,7 +41,9 @@ struct BranchProfile {
   std::vector<std::int64_t> feature_shape;  ///< of what would be cached, [B, C, H, W]
   std::int64_t feature_bytes = 0;
   Macs full_step;    ///< of a step that computes everything
-  Macs cached_step;  ///< of a step that reads the cached feature
+  /// Of a step that reads the cached feature. What depends neither on the sample nor on the timestep, the text's keys
+  /// and values and a ControlNet's first layers, counts in each step, though a helper computes it once in a run.
+  Macs cached_step;
 };
 
 /// How a UNet is read from a file.

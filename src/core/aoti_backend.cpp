@@ -171,19 +171,20 @@ std::vector<torch::Tensor> AotiBackend::tensors(const std::vector<c10::IValue>& 
   return result;
 }
 
-c10::IValue AotiBackend::run(std::vector<c10::IValue> inputs) const {
-  return run_full(std::move(inputs), cache_branch_id_).output;
+c10::IValue AotiBackend::run(std::vector<c10::IValue> inputs, Conditioning& conditioning) const {
+  return run_full(std::move(inputs), conditioning, cache_branch_id_).output;
 }
 
-Backend::FullResult AotiBackend::run_full(std::vector<c10::IValue> inputs, std::int64_t cache_branch_id) const {
+Backend::FullResult AotiBackend::run_full(std::vector<c10::IValue> inputs, Conditioning& /*conditioning*/,
+                                          std::int64_t cache_branch_id) const {
   check_branch(cache_branch_id);
   const torch::NoGradGuard no_grad;
   auto outputs = full_->boxed_run(tensors(inputs));
   return {outputs.at(0), outputs.at(1).contiguous()};
 }
 
-c10::IValue AotiBackend::run_shallow(std::vector<c10::IValue> inputs, const torch::Tensor& feature,
-                                     std::int64_t cache_branch_id) const {
+c10::IValue AotiBackend::run_shallow(std::vector<c10::IValue> inputs, Conditioning& /*conditioning*/,
+                                     const torch::Tensor& feature, std::int64_t cache_branch_id) const {
   check_branch(cache_branch_id);
   const torch::NoGradGuard no_grad;
   auto all = tensors(inputs);

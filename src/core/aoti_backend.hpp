@@ -22,9 +22,10 @@ class AotiBackend : public Backend {
   AotiBackend(const std::filesystem::path& file, torch::Device device, std::optional<torch::Dtype> dtype);
   ~AotiBackend() override;
 
-  c10::IValue run(std::vector<c10::IValue> inputs) const override;
-  FullResult run_full(std::vector<c10::IValue> inputs, std::int64_t cache_branch_id) const override;
-  c10::IValue run_shallow(std::vector<c10::IValue> inputs, const torch::Tensor& feature,
+  c10::IValue run(std::vector<c10::IValue> inputs, Conditioning& conditioning) const override;
+  FullResult run_full(std::vector<c10::IValue> inputs, Conditioning& conditioning,
+                      std::int64_t cache_branch_id) const override;
+  c10::IValue run_shallow(std::vector<c10::IValue> inputs, Conditioning& conditioning, const torch::Tensor& feature,
                           std::int64_t cache_branch_id) const override;
   void check_branch(std::int64_t cache_branch_id) const override;
   void check_inputs(const std::vector<c10::IValue>& inputs) const override;

@@ -8,12 +8,14 @@
 #include <string>
 #include <vector>
 
+#include "core/conditioning.hpp"
 #include "deepcache/unet.hpp"
 
 namespace deepcache {
 
 /// What runs a UNet: whole, whole with the feature of a branch handed out, or shallow with that feature handed in.
 /// Immutable to its users, who may share it between threads. Inputs and results are those of the UNet's `forward`.
+/// `Conditioning` is what one step of a run leaves to the next, whatever inputs that has; empty at first.
 class Backend {
  public:
   struct FullResult {
@@ -22,10 +24,11 @@ class Backend {
   };
 
   virtual ~Backend() = default;
-  virtual c10::IValue run(std::vector<c10::IValue> inputs) const = 0;
-  virtual FullResult run_full(std::vector<c10::IValue> inputs, std::int64_t cache_branch_id) const = 0;
-  virtual c10::IValue run_shallow(std::vector<c10::IValue> inputs, const torch::Tensor& feature,
-                                  std::int64_t cache_branch_id) const = 0;
+  virtual c10::IValue run(std::vector<c10::IValue> inputs, Conditioning& conditioning) const = 0;
+  virtual FullResult run_full(std::vector<c10::IValue> inputs, Conditioning& conditioning,
+                              std::int64_t cache_branch_id) const = 0;
+  virtual c10::IValue run_shallow(std::vector<c10::IValue> inputs, Conditioning& conditioning,
+                                  const torch::Tensor& feature, std::int64_t cache_branch_id) const = 0;
 
   /// Throws std::invalid_argument if the network has this branch, but can't be cut there.
   virtual void check_branch(std::int64_t /*cache_branch_id*/) const {}

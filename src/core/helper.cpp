@@ -79,6 +79,7 @@ struct Helper::Impl : UNetHook {
     std::optional<std::int64_t> first_position;  // in the schedule; StepCounting::kTimesteps counts from it
     torch::Tensor feature;                       // undefined: nothing is cached
     Signature signature;                         // of the inputs that the feature was computed from
+    Conditioning conditioning;
   };
   struct Step {
     std::int64_t index;
@@ -139,15 +140,15 @@ struct Helper::Impl : UNetHook {
         profile.reset();
       }
       if (policy->is_full_step(index + 1)) {  // no step would use the feature
-        output = backend().run(std::move(inputs));
+        output = backend().run(std::move(inputs), state.conditioning);
       } else {
-        auto result = backend().run_full(std::move(inputs), branch);
+        auto result = backend().run_full(std::move(inputs), state.conditioning, branch);
         state.feature = std::move(result.feature);
         state.signature = std::move(signature);
         output = std::move(result.output);
       }
     } else {
-      output = backend().run_shallow(std::move(inputs), state.feature, branch);
+      output = backend().run_shallow(std::move(inputs), state.conditioning, state.feature, branch);
     }
     steps.back().timer.stop();
     ++state.calls;

@@ -161,10 +161,10 @@ MacCount count_on_meta(const Graph& graph, const std::vector<c10::IValue>& input
 }  // namespace
 
 MacCount count_macs(const Graph& graph, const std::vector<c10::IValue>& inputs) {
-  return count_macs(graph, inputs, graph, torch::kCPU);
+  return count_macs(graph, inputs, [&] { return graph; }, torch::kCPU);
 }
 
-MacCount count_macs(const Graph& graph, const std::vector<c10::IValue>& inputs, const Graph& runnable,
+MacCount count_macs(const Graph& graph, const std::vector<c10::IValue>& inputs, const std::function<Graph()>& runnable,
                     torch::Device device) {
   try {
     return count_on_meta(graph, inputs);
@@ -175,7 +175,7 @@ MacCount count_macs(const Graph& graph, const std::vector<c10::IValue>& inputs, 
   for (auto& value : zeros)
     value = map_tensors(
         value, [&](const torch::Tensor& shape) { return shape.is_meta() ? torch::zeros_like(shape, device) : shape; });
-  return run_and_count(runnable, std::move(zeros));
+  return run_and_count(runnable(), std::move(zeros));
 }
 
 }  // namespace deepcache

@@ -15,17 +15,6 @@ namespace {
 using Sizes = std::vector<std::int64_t>;
 constexpr auto kContiguous = static_cast<std::int64_t>(torch::MemoryFormat::Contiguous);
 
-/// Whether an operator writes into one of its inputs, which other values may share memory with.
-bool writes_in_place(const jit::Block& block) {
-  for (const auto* node : block.nodes()) {
-    const auto* schema = node->maybeSchema();
-    if (schema != nullptr && schema->is_mutable()) return true;
-    for (const auto* inner : node->blocks())
-      if (writes_in_place(*inner)) return true;
-  }
-  return false;
-}
-
 /// Whether a convolution's arguments are those that packed ones can have: constant, without groups and dilation.
 bool is_plain(const jit::Node& convolution) {
   for (const std::size_t input : {3, 4, 5, 6, 8})

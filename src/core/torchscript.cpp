@@ -75,6 +75,16 @@ torch::Tensor constant_tensor(const jit::Value* value) {
   return constant && constant->isTensor() ? constant->toTensor() : torch::Tensor();
 }
 
+bool writes_in_place(const jit::Block& block) {
+  for (const auto* node : block.nodes()) {
+    const auto* schema = node->maybeSchema();
+    if (schema != nullptr && schema->is_mutable()) return true;
+    for (const auto* inner : node->blocks())
+      if (writes_in_place(*inner)) return true;
+  }
+  return false;
+}
+
 torch::Device device_of(const Graph& graph) {
   for (const auto* node : graph->nodes()) {
     if (node->kind() != c10::prim::Constant) continue;

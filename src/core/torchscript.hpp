@@ -38,6 +38,9 @@ c10::FunctionSchema forward_schema(const torch::jit::Module& module);
 /// The tensor that a value of a graph is, if it is a constant one; undefined otherwise.
 torch::Tensor constant_tensor(const torch::jit::Value* value);
 
+/// Whether an operator writes into one of its inputs, which other values may share memory with.
+bool writes_in_place(const torch::jit::Block& block);
+
 /// The device of a graph's weights, its first constant tensor that isn't zero-dimensional; the CPU if it has none.
 torch::Device device_of(const Graph& graph);
 

@@ -1,5 +1,7 @@
 #include "core/torchscript_backend.hpp"
 
+#include <algorithm>
+
 #include "core/cast_graph.hpp"
 #include "core/macs.hpp"
 #include "error.hpp"
@@ -23,7 +25,9 @@ TorchScriptBackend::TorchScriptBackend(Traits traits, Forward forward, PackedWei
       schema_(std::move(forward.schema)),
       weights_(std::move(weights)),
       graph_(weights_.pack(move_graph(cast(std::move(forward.graph)), traits_.device))),
-      program_(weights_.runnable(graph_), "unet") {}
+      split_(split_conditioning(graph_)),
+      conditioning_(weights_.runnable(split_.conditioning), "conditioning"),
+      program_(weights_.runnable(split_.step), "unet") {}
 
 Graph TorchScriptBackend::cast(Graph graph) const {
   return traits_.compute_dtype ? cast_graph(std::move(graph), *traits_.compute_dtype) : graph;
@@ -47,17 +51,35 @@ c10::IValue TorchScriptBackend::finished(const c10::IValue& output) const {
   });
 }
 
-c10::IValue TorchScriptBackend::run(std::vector<c10::IValue> inputs) const {
+void TorchScriptBackend::append_conditioning(std::vector<c10::IValue>& inputs, Conditioning& conditioning) const {
+  std::vector<c10::IValue> now;
+  for (const auto position : split_.inputs) now.push_back(inputs.at(position));
+  const bool known = conditioning.values.size() == split_.conditioning->outputs().size() &&
+                     std::ranges::equal(now, conditioning.inputs, is_same);
+  if (!known) {
+    conditioning.values = conditioning_.run(now);
+    for (auto& input : now)  // a copy: the caller may write into its own
+      input = map_tensors(input, [](const torch::Tensor& tensor) { return tensor.detach().clone(); });
+    conditioning.inputs = std::move(now);
+  }
+  inputs.insert(inputs.end(), conditioning.values.begin(), conditioning.values.end());
+}
+
+c10::IValue TorchScriptBackend::run(std::vector<c10::IValue> inputs, Conditioning& conditioning) const {
+  append_conditioning(inputs, conditioning);
   return finished(program_.run(std::move(inputs)).at(0));
 }
 
-Backend::FullResult TorchScriptBackend::run_full(std::vector<c10::IValue> inputs, std::int64_t cache_branch_id) const {
+Backend::FullResult TorchScriptBackend::run_full(std::vector<c10::IValue> inputs, Conditioning& conditioning,
+                                                 std::int64_t cache_branch_id) const {
+  append_conditioning(inputs, conditioning);
   auto outputs = branch(cache_branch_id).full.run(std::move(inputs));
   return {finished(outputs.at(0)), outputs.at(1).toTensor()};
 }
 
-c10::IValue TorchScriptBackend::run_shallow(std::vector<c10::IValue> inputs, const torch::Tensor& feature,
-                                            std::int64_t cache_branch_id) const {
+c10::IValue TorchScriptBackend::run_shallow(std::vector<c10::IValue> inputs, Conditioning& conditioning,
+                                            const torch::Tensor& feature, std::int64_t cache_branch_id) const {
+  append_conditioning(inputs, conditioning);
   inputs.emplace_back(feature);
   return finished(branch(cache_branch_id).shallow.run(std::move(inputs)).at(0));
 }
@@ -81,7 +103,7 @@ std::vector<std::string> TorchScriptBackend::input_names() const {
 const TorchScriptBackend::Branch& TorchScriptBackend::branch(std::int64_t cache_branch_id) const {
   const std::scoped_lock lock(mutex_);
   if (const auto found = branches_.find(cache_branch_id); found != branches_.end()) return found->second;
-  const auto [full, shallow] = cut(graph_, cache_branch_id);
+  const auto [full, shallow] = cut(split_.step, cache_branch_id);
   const Program full_step(weights_.runnable(full), "full"), cached_step(weights_.runnable(shallow), "shallow");
   return branches_.emplace(cache_branch_id, Branch{full_step, cached_step}).first->second;
 }
@@ -89,7 +111,7 @@ const TorchScriptBackend::Branch& TorchScriptBackend::branch(std::int64_t cache_
 BranchProfile TorchScriptBackend::profile(const std::vector<c10::IValue>& inputs, std::int64_t cache_branch_id) const {
   const auto [full, shallow] = cut(graph_, cache_branch_id);
   const auto count = [&](const Graph& graph, const std::vector<c10::IValue>& graph_inputs) {
-    return count_macs(graph, graph_inputs, weights_.runnable(graph), traits_.device);
+    return count_macs(graph, graph_inputs, [&] { return weights_.runnable(graph); }, traits_.device);
   };
   const auto full_step = count(full, inputs);
   const auto feature = full_step.outputs.at(1).toTensor();

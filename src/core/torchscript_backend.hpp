@@ -22,9 +22,10 @@ class TorchScriptBackend : public Backend {
   TorchScriptBackend(torch::jit::Module module, std::optional<torch::Device> device,
                      std::optional<torch::Dtype> compute_dtype = std::nullopt);
 
-  c10::IValue run(std::vector<c10::IValue> inputs) const override;
-  FullResult run_full(std::vector<c10::IValue> inputs, std::int64_t cache_branch_id) const override;
-  c10::IValue run_shallow(std::vector<c10::IValue> inputs, const torch::Tensor& feature,
+  c10::IValue run(std::vector<c10::IValue> inputs, Conditioning& conditioning) const override;
+  FullResult run_full(std::vector<c10::IValue> inputs, Conditioning& conditioning,
+                      std::int64_t cache_branch_id) const override;
+  c10::IValue run_shallow(std::vector<c10::IValue> inputs, Conditioning& conditioning, const torch::Tensor& feature,
                           std::int64_t cache_branch_id) const override;
   void check_inputs(const std::vector<c10::IValue>& inputs) const override;
   std::vector<std::string> input_names() const override;
@@ -49,12 +50,14 @@ class TorchScriptBackend : public Backend {
   Graph cast(Graph graph) const;
   c10::IValue finished(const c10::IValue& output) const;  // as callers expect it, however the network works
   const Branch& branch(std::int64_t cache_branch_id) const;
+  void append_conditioning(std::vector<c10::IValue>& inputs, Conditioning& conditioning) const;
 
   Traits traits_;
   c10::FunctionSchema schema_;
   PackedWeights weights_;
   Graph graph_;  // as it was traced; where weights are packed, it knows their shapes only
-  Program program_;
+  ConditioningSplit split_;
+  Program conditioning_, program_;
   mutable std::mutex mutex_;
   mutable std::unordered_map<std::int64_t, Branch> branches_;  // made when first asked for
 };

@@ -74,7 +74,8 @@ UNet UNet::with_controlnet_files(const std::vector<std::filesystem::path>& files
 c10::IValue UNet::forward(std::vector<c10::IValue> inputs) const {
   if (impl_->hook != nullptr) return impl_->hook->forward(std::move(inputs));
   impl_->backend->check_inputs(inputs);
-  return impl_->backend->run(std::move(inputs));
+  Conditioning unused;
+  return impl_->backend->run(std::move(inputs), unused);
 }
 
 void UNet::begin_run(std::span<const double> timesteps, bool continues) const {

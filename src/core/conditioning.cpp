@@ -1,0 +1,116 @@
+#include "core/conditioning.hpp"
+
+#include <torch/csrc/jit/passes/dead_code_elimination.h>
+
+#include <algorithm>
+#include <cstring>
+#include <unordered_set>
+
+namespace deepcache {
+namespace jit = torch::jit;
+namespace {
+
+constexpr std::size_t kChangingInputs = 2;
+
+bool has_tensors_only(const jit::Node& node) {
+  return std::ranges::all_of(node.outputs(), [](const jit::Value* output) {
+    return output->type()->isSubtypeOf(*c10::TensorType::get());
+  });
+}
+
+/// What is computed, directly or not, of the inputs that stay the same and of constants alone.
+std::unordered_set<const jit::Node*> unchanging_nodes(const jit::Graph& graph) {
+  std::unordered_set<const jit::Value*> values;
+  for (std::size_t i = kChangingInputs; i < graph.inputs().size(); ++i) values.insert(graph.inputs()[i]);
+  std::unordered_set<const jit::Node*> nodes;
+  for (const auto* node : graph.nodes()) {
+    const bool unchanging =
+        node->blocks().empty() && !node->hasSideEffects() && !node->isNondeterministic() &&
+        std::ranges::all_of(node->inputs(), [&](const jit::Value* input) { return values.contains(input); });
+    if (!unchanging) continue;
+    nodes.insert(node);
+    values.insert(node->outputs().begin(), node->outputs().end());
+  }
+  return nodes;
+}
+
+/// The position of a node's output.
+struct Place {
+  std::size_t node, output;
+};
+
+/// The tensors at which to split: unchanging, and read by what changes. Lists and numbers are made of them anew.
+std::vector<Place> find_places(jit::Graph& graph) {
+  const auto unchanging = unchanging_nodes(graph);
+  const auto kept = [&](const jit::Node* node) {
+    return unchanging.contains(node) && node->kind() != c10::prim::Constant && has_tensors_only(*node);
+  };
+  std::vector<Place> places;
+  std::size_t position = 0;
+  for (auto* node : graph.nodes()) {
+    for (std::size_t i = 0; kept(node) && i < node->outputs().size(); ++i)
+      if (std::ranges::any_of(node->output(i)->uses(), [&](const jit::Use& use) { return !kept(use.user); }))
+        places.push_back({position, i});
+    ++position;
+  }
+  return places;
+}
+
+std::vector<jit::Value*> values_at(const std::vector<Place>& places, jit::Graph& graph) {
+  const std::vector<jit::Node*> nodes(graph.nodes().begin(), graph.nodes().end());
+  std::vector<jit::Value*> values;
+  for (const auto& place : places) values.push_back(nodes[place.node]->output(place.output));
+  return values;
+}
+
+}  // namespace
+
+ConditioningSplit split_conditioning(const Graph& graph) {
+  ConditioningSplit split{graph->copy(), {}, graph->copy()};
+  const auto places = writes_in_place(*graph->block()) ? std::vector<Place>() : find_places(*graph);
+
+  for (auto* value : values_at(places, *split.step)) {
+    auto* const input = split.step->addInput();
+    input->setType(value->type());
+    value->replaceAllUsesWith(input);
+  }
+  jit::EliminateDeadCode(split.step);
+
+  auto& conditioning = *split.conditioning;
+  const auto values = values_at(places, conditioning);
+  while (!conditioning.outputs().empty()) conditioning.eraseOutput(0);
+  for (auto* value : values) conditioning.registerOutput(value);
+  jit::EliminateDeadCode(split.conditioning);
+  for (std::size_t i = conditioning.inputs().size(); i-- > 0;) {
+    if (conditioning.inputs()[i]->hasUses())
+      split.inputs.insert(split.inputs.begin(), i);
+    else
+      conditioning.eraseInput(i);
+  }
+  return split;
+}
+
+bool is_same(const c10::IValue& a, const c10::IValue& b) {
+  if (a.isTensor() && b.isTensor()) {
+    const auto &left = a.toTensor(), &right = b.toTensor();
+    return left.is_cpu() && right.is_cpu() && left.scalar_type() == right.scalar_type() &&
+           left.sizes() == right.sizes() &&
+           std::memcmp(left.contiguous().const_data_ptr(), right.contiguous().const_data_ptr(), left.nbytes()) == 0;
+  }
+  if (a.isGenericDict() && b.isGenericDict()) {
+    const auto left = a.toGenericDict(), right = b.toGenericDict();
+    return left.size() == right.size() &&
+           std::equal(left.begin(), left.end(), right.begin(), [](const auto& one, const auto& other) {
+             return one.key() == other.key() && is_same(one.value(), other.value());
+           });
+  }
+  if ((a.isTuple() && b.isTuple()) || (a.isList() && b.isList())) {
+    const auto elements = [](const c10::IValue& value) {
+      return value.isTuple() ? value.toTupleRef().elements().vec() : value.toListRef().vec();
+    };
+    return std::ranges::equal(elements(a), elements(b), is_same);
+  }
+  return !a.isTensor() && !b.isTensor() && a == b;
+}
+
+}  // namespace deepcache

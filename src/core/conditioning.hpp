@@ -1,0 +1,30 @@
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "core/torchscript.hpp"
+
+namespace deepcache {
+
+/// A graph in two. Its first two inputs, the sample and the timestep, change from step to step; the others, such as
+/// text embeddings and control images, stay the same in a run.
+struct ConditioningSplit {
+  Graph conditioning;               ///< of what stays the same; returns tensors
+  std::vector<std::size_t> inputs;  ///< which of the graph's inputs that takes
+  Graph step;                       ///< the rest: takes the graph's inputs, then those tensors
+};
+
+/// Splits a graph, which isn't changed. One that writes in place is left whole.
+ConditioningSplit split_conditioning(const Graph& graph);
+
+/// What is kept of one step for the next: the inputs' values and what was computed of them.
+struct Conditioning {
+  std::vector<c10::IValue> inputs, values;
+};
+
+/// Whether two inputs are alike bit by bit. Not known without waiting for the device, and so false, of tensors that are
+/// not on the CPU.
+bool is_same(const c10::IValue& a, const c10::IValue& b);
+
+}  // namespace deepcache
