@@ -40,8 +40,9 @@ void pack_keys(const Rows<float>& keys, std::int64_t length, std::int64_t dim, s
 
 void pack_keys(const Rows<c10::BFloat16>& keys, std::int64_t length, std::int64_t dim, std::int64_t stride,
                c10::BFloat16* packed) {
-  for (std::int64_t row = 0; row < length; ++row)
-    for (std::int64_t i = 0; i < dim; ++i) packed[(i / 2 * stride + row) * 2 + i % 2] = keys[row][i];
+  for (std::int64_t pair = 0; pair < dim / 2; ++pair)
+    for (std::int64_t row = 0; row < length; ++row)
+      std::copy_n(keys[row] + 2 * pair, 2, packed + (pair * stride + row) * 2);
 }
 
 /// [L, D] to [L, D]
@@ -50,10 +51,14 @@ void pack_values(const Rows<float>& values, std::int64_t length, std::int64_t di
 }
 
 void pack_values(const Rows<c10::BFloat16>& values, std::int64_t length, std::int64_t dim, c10::BFloat16* packed) {
-  for (std::int64_t row = 0; row < length; ++row)
-    for (std::int64_t i = 0; i < dim; ++i) packed[(row / 2 * dim + i) * 2 + row % 2] = values[row][i];
-  if (length % 2 == 1)
-    for (std::int64_t i = 0; i < dim; ++i) packed[(length / 2 * dim + i) * 2 + 1] = 0;
+  const std::vector<c10::BFloat16> zeros(static_cast<std::size_t>(dim));
+  for (std::int64_t row = 0; row < length; row += 2) {
+    const auto *upper = values[row], *lower = row + 1 < length ? values[row + 1] : zeros.data();
+    for (std::int64_t i = 0; i < dim; ++i, packed += 2) {
+      packed[0] = upper[i];
+      packed[1] = lower[i];
+    }
+  }
 }
 
 /// What a thread works with.
