@@ -36,7 +36,7 @@ def measure(args, dtype, latent_size):
         turns[f"{name}, uncached"] = worker, "1 1"
         if name in ("ours", "diffusers"):
             turns |= {f"{name}, interval {interval}": (worker, f"{interval} 1") for interval in INTERVALS}
-    times = take_turns(turns, args.rounds)
+    times = take_turns(turns, args.rounds, warm_up=0)  # a run's first step is one of many
     close(running)
     case = f"{dtype}, {latent_size}, {args.steps} steps"
     for interval, (own_goal, python_goal, openvino_goal) in INTERVALS.items():

@@ -54,7 +54,12 @@ def macs(model, latent_size, batch=1):
 
 
 def limit(model, latent_size, steps, interval):
-    """How many times faster a cached run's steps are than an uncached run's, by multiply-accumulates."""
-    full, cached = macs(model, latent_size)
+    """How many times faster a cached run is than an uncached one, by multiply-accumulates: those of guided steps, and
+    of the rest, such as decoding, which no cache saves."""
+    full, cached = macs(model, latent_size, batch=2)
+    height, width = (8 * int(side) for side in latent_size.split("x"))
+    command = [BIN / "pipeline_bench", "--package", model, "--steps", 1, "--height", height, "--width", width, "--macs"]
+    run = subprocess.run([str(part) for part in command], check=True, capture_output=True)
+    rest = int(run.stdout) - full
     full_steps = -(-steps // interval)
-    return steps * full / (full_steps * full + (steps - full_steps) * cached)
+    return (steps * full + rest) / (full_steps * full + (steps - full_steps) * cached + rest)

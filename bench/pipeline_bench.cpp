@@ -3,7 +3,7 @@
 //   echo "3 1" | pipeline_bench --package models/emoji --steps 20
 //
 // Each line read, "INTERVAL BATCH" (interval 1: no cache), is a run of that many pictures; its milliseconds are
-// written.
+// written. With --macs, the multiply-accumulates of one uncached run of a picture are written instead.
 
 #include <ATen/Parallel.h>
 #include <deepcache/deepcache.hpp>
@@ -13,6 +13,7 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "core/macs.hpp"
 #include "serve.hpp"
 
 namespace {
@@ -22,6 +23,7 @@ struct Options {
   std::int64_t steps = 50, width = 0, height = 0;
   double guidance_scale = 7.5;
   int threads = 2;
+  bool macs = false;
 };
 
 void add_flags(CLI::App& app, Options& o) {
@@ -33,6 +35,7 @@ void add_flags(CLI::App& app, Options& o) {
   app.add_option("--width", o.width, "Pixels; 0: the model's own")->capture_default_str();
   app.add_option("--height", o.height, "Pixels; 0: the model's own")->capture_default_str();
   app.add_option("--threads", o.threads, "CPU threads")->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_flag("--macs", o.macs, "Count the multiply-accumulates of an uncached run");
 }
 
 void run(const Options& o) {
@@ -40,6 +43,12 @@ void run(const Options& o) {
   deepcache::Helper helper(pipe);
   deepcache::StableDiffusionParams params{
       .num_inference_steps = o.steps, .guidance_scale = o.guidance_scale, .height = o.height, .width = o.width};
+  if (o.macs) {
+    const deepcache::MacCounter counter;
+    pipe(o.prompt, params);
+    std::printf("%lld\n", static_cast<long long>(counter.macs().total()));
+    return;
+  }
   deepcache::bench::serve([&](const std::string& line) {
     deepcache::CacheParams cache;
     std::istringstream words(line);

@@ -256,8 +256,8 @@ Result measure(const Options& o) {
   r.times = measure_steps(o, plain, helper, *bare, inputs);
   if (o.profile) {
     r.full_operators = bench::profile_operators([&] { plain.forward(inputs); }, 3);
-    helper.set_params({.cache_interval = std::numeric_limits<std::int64_t>::max(),
-                       .cache_branch_id = o.steps.cache_branch_id});
+    helper.set_params(
+        {.cache_interval = std::numeric_limits<std::int64_t>::max(), .cache_branch_id = o.steps.cache_branch_id});
     helper.forward(inputs);
     r.cached_operators = bench::profile_operators([&] { helper.forward(inputs); }, 15);
   }

@@ -40,7 +40,7 @@ struct BranchProfile {
   std::string name;                  ///< of the submodule that reads the concatenation, such as "up_blocks.3.resnets.2"
   std::vector<std::int64_t> feature_shape;  ///< of what would be cached, [B, C, H, W]
   std::int64_t feature_bytes = 0;
-  Macs full_step;    ///< of a step that computes everything
+  Macs full_step;  ///< of a step that computes everything
   /// Of a step that reads the cached feature. What depends neither on the sample nor on the timestep, the text's keys
   /// and values and a ControlNet's first layers, counts in each step, though a helper computes it once in a run.
   Macs cached_step;

@@ -13,9 +13,8 @@ namespace {
 constexpr std::size_t kChangingInputs = 2;
 
 bool has_tensors_only(const jit::Node& node) {
-  return std::ranges::all_of(node.outputs(), [](const jit::Value* output) {
-    return output->type()->isSubtypeOf(*c10::TensorType::get());
-  });
+  return std::ranges::all_of(
+      node.outputs(), [](const jit::Value* output) { return output->type()->isSubtypeOf(*c10::TensorType::get()); });
 }
 
 /// What is computed, directly or not, of the inputs that stay the same and of constants alone.
@@ -95,7 +94,8 @@ bool is_same(const c10::IValue& a, const c10::IValue& b) {
     const auto &left = a.toTensor(), &right = b.toTensor();
     return left.is_cpu() && right.is_cpu() && left.scalar_type() == right.scalar_type() &&
            left.sizes() == right.sizes() &&
-           std::memcmp(left.contiguous().const_data_ptr(), right.contiguous().const_data_ptr(), left.nbytes()) == 0;
+           (left.numel() == 0 ||
+            std::memcmp(left.contiguous().const_data_ptr(), right.contiguous().const_data_ptr(), left.nbytes()) == 0);
   }
   if (a.isGenericDict() && b.isGenericDict()) {
     const auto left = a.toGenericDict(), right = b.toGenericDict();

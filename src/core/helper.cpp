@@ -193,7 +193,8 @@ void Helper::set_params(const CacheParams& params) {
   check_skip_mode(params);
   auto policy = choose_policy(params, static_cast<std::int64_t>(impl_->timesteps.size()));
   const auto branch = find_branch(params, impl_->backend().branch_names());
-  impl_->backend().check_branch(branch);
+  const bool caches = params.policy || params.cache_interval > 1;
+  if (caches) impl_->backend().check_branch(branch);
   impl_->branch = branch;
   impl_->policy = std::move(policy);
   impl_->params = params;

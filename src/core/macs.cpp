@@ -161,7 +161,8 @@ MacCount count_on_meta(const Graph& graph, const std::vector<c10::IValue>& input
 }  // namespace
 
 MacCount count_macs(const Graph& graph, const std::vector<c10::IValue>& inputs) {
-  return count_macs(graph, inputs, [&] { return graph; }, torch::kCPU);
+  return count_macs(
+      graph, inputs, [&] { return graph; }, torch::kCPU);
 }
 
 MacCount count_macs(const Graph& graph, const std::vector<c10::IValue>& inputs, const std::function<Graph()>& runnable,

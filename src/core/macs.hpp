@@ -15,8 +15,8 @@ struct MacCount {
 };
 
 /// Counts the multiply-accumulates of one run for inputs of these shapes. Runs on the meta device, where nothing is
-/// computed. For a graph with an operator that can't, what `runnable` makes is run on `device`, on zeros: the same graph
-/// as it runs.
+/// computed. For a graph with an operator that can't, what `runnable` makes is run on `device`, on zeros: the same
+/// graph as it runs.
 MacCount count_macs(const Graph& graph, const std::vector<c10::IValue>& inputs, const std::function<Graph()>& runnable,
                     torch::Device device);
 MacCount count_macs(const Graph& graph, const std::vector<c10::IValue>& inputs);

@@ -58,9 +58,11 @@ void TorchScriptBackend::append_conditioning(std::vector<c10::IValue>& inputs, C
                      std::ranges::equal(now, conditioning.inputs, is_same);
   if (!known) {
     conditioning.values = conditioning_.run(now);
-    for (auto& input : now)  // a copy: the caller may write into its own
-      input = map_tensors(input, [](const torch::Tensor& tensor) { return tensor.detach().clone(); });
-    conditioning.inputs = std::move(now);
+    conditioning.inputs.clear();
+    if (!traits_.device.is_cpu()) now.clear();  // nothing would be found the same
+    for (const auto& input : now)               // a copy: the caller may write into its own
+      conditioning.inputs.push_back(
+          map_tensors(input, [](const torch::Tensor& tensor) { return tensor.detach().clone(); }));
   }
   inputs.insert(inputs.end(), conditioning.values.begin(), conditioning.values.end());
 }
@@ -111,7 +113,8 @@ const TorchScriptBackend::Branch& TorchScriptBackend::branch(std::int64_t cache_
 BranchProfile TorchScriptBackend::profile(const std::vector<c10::IValue>& inputs, std::int64_t cache_branch_id) const {
   const auto [full, shallow] = cut(graph_, cache_branch_id);
   const auto count = [&](const Graph& graph, const std::vector<c10::IValue>& graph_inputs) {
-    return count_macs(graph, graph_inputs, [&] { return weights_.runnable(graph); }, traits_.device);
+    return count_macs(
+        graph, graph_inputs, [&] { return weights_.runnable(graph); }, traits_.device);
   };
   const auto full_step = count(full, inputs);
   const auto feature = full_step.outputs.at(1).toTensor();

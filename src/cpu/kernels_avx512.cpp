@@ -59,8 +59,8 @@ Floats exp2(Floats x, const float (&polynomial)[kTerms]) {
 }
 
 // The polynomials of these degrees whose largest relative error is least.
-constexpr float kPolynomial6[] = {1.534581200e-4F, 1.339993127e-3F, 9.618488958e-3F, 5.550328777e-2F,
-                                  2.402264689e-1F, 6.931472060e-1F, 1.0F};
+constexpr float kPolynomial6[] = {
+    1.534581200e-4F, 1.339993127e-3F, 9.618488958e-3F, 5.550328777e-2F, 2.402264689e-1F, 6.931472060e-1F, 1.0F};
 constexpr float kPolynomial3[] = {5.517167e-2F, 2.4261112e-1F, 6.9326099e-1F, 9.9992807e-1F};
 
 /// Within 1e-7 of 2^x.
@@ -73,7 +73,6 @@ template <typename T>
 Floats exp2_for(Floats x) {
   return sizeof(T) == sizeof(float) ? exp2(x) : exp2(x, kPolynomial3);
 }
-
 
 constexpr float kLog2E = std::numbers::log2e_v<float>;
 

@@ -4,12 +4,14 @@ function(run)
 endfunction()
 
 file(REMOVE_RECURSE ${WORK_DIR})
-set(flags -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_PREFIX_PATH=${PREFIX_PATH})
+set(flags -G Ninja -DCMAKE_PREFIX_PATH=${PREFIX_PATH})
 if(MODE STREQUAL "package")
   run(${CMAKE_COMMAND} --install ${BUILD_DIR} --prefix ${WORK_DIR}/prefix)
-  list(APPEND flags -Ddeepcache_ROOT=${WORK_DIR}/prefix)
+  list(APPEND flags -DCMAKE_BUILD_TYPE=Release -Ddeepcache_ROOT=${WORK_DIR}/prefix)
 else()
-  list(APPEND flags -DDEEPCACHE_SOURCE_DIR=${SOURCE_DIR})
+  # Unoptimized: it is compiled in half the time.
+  list(APPEND flags -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG= -DDEEPCACHE_CPU_KERNELS=OFF
+       -DDEEPCACHE_SOURCE_DIR=${SOURCE_DIR})
 endif()
 run(${CMAKE_COMMAND} -S ${CMAKE_CURRENT_LIST_DIR} -B ${WORK_DIR}/build ${flags})
 run(${CMAKE_COMMAND} --build ${WORK_DIR}/build --target consumer)

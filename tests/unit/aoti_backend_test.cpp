@@ -146,6 +146,8 @@ TEST(AotiBackend, OtherBranchesAreRefusedWhereTheyAreAskedFor) {
   const auto after = run(unet, 2);
   EXPECT_TRUE(after[1].equal(before[1]));
   EXPECT_EQ(helper.stats().cached_steps, 1);
+  helper.set_params({.cache_interval = 1, .cache_branch_id = 2});  // where nothing is cached, none is asked for
+  EXPECT_TRUE(run(unet, 1)[0].equal(before[0]));
 }
 
 TEST(AotiBackend, WrongInputs) {

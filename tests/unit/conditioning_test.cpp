@@ -68,17 +68,23 @@ TEST(Conditioning, RandomNumbersAndWhatWritesInPlaceStay) {
   EXPECT_TRUE(split_of(R"(
     def forward(self, sample, timestep, text):
         return sample + torch.rand_like(text)
-  )").conditioning->outputs().empty());
+  )")
+                  .conditioning->outputs()
+                  .empty());
   EXPECT_TRUE(split_of(R"(
     def forward(self, sample, timestep, text):
         noise = torch.tanh(text)
         noise.add_(sample)
         return noise
-  )").conditioning->outputs().empty());
+  )")
+                  .conditioning->outputs()
+                  .empty());
   EXPECT_TRUE(split_of(R"(
     def forward(self, sample, timestep):
         return sample + timestep
-  )").conditioning->outputs().empty());
+  )")
+                  .conditioning->outputs()
+                  .empty());
 }
 
 TEST(Conditioning, SameIsBitByBit) {
@@ -92,6 +98,7 @@ TEST(Conditioning, SameIsBitByBit) {
   EXPECT_FALSE(is_same(torch::tensor(0.F), torch::tensor(-0.F)));
   EXPECT_FALSE(is_same(a, 1.0));
   EXPECT_FALSE(is_same(torch::empty({2}, torch::kMeta), torch::empty({2}, torch::kMeta)));
+  EXPECT_TRUE(is_same(torch::empty({0, 3}), torch::empty({0, 3})));
   EXPECT_TRUE(is_same(0.5, 0.5));
   EXPECT_FALSE(is_same(0.5, 1));
   EXPECT_TRUE(is_same(c10::IValue(), c10::IValue()));
@@ -179,9 +186,9 @@ TEST(Conditioning, ControlNetsReadTheirImageOnceARun) {
   EXPECT_LT(cached, profile.cached_step.weights);
   inputs[4] = 0.25;  // reads no image anew
   EXPECT_EQ(macs_of([&] { unet.forward(inputs); }), macs_of([&] {
-              unet.forward(inputs);
-              unet.forward(inputs);
-            }) - cached);
+                                                      unet.forward(inputs);
+                                                      unet.forward(inputs);
+                                                    }) - cached);
   helper.set_params({.cache_interval = 1});
   for (const auto scale : {1.0, 0.0}) {
     inputs[4] = scale;
