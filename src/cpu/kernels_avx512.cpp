@@ -1,7 +1,6 @@
 // Compiled for AVX-512 (CMakeLists.txt): includes nothing whose inline functions other files use too.
 #include <immintrin.h>
 
-#include <cstddef>
 #include <numbers>
 
 #include "cpu/kernels.hpp"
@@ -49,29 +48,28 @@ void for_lanes(std::int64_t size, const Function& function) {
 }
 
 /// 2^x: by the whole part of x, and for what is left, from -0.5 to 0.5, a polynomial, the highest power first.
-template <std::size_t kTerms>
-Floats exp2(Floats x, const float (&polynomial)[kTerms]) {
+template <typename... Coefficients>
+Floats exp2(Floats x, float highest, Coefficients... lower) {
   const auto whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   const auto rest = _mm512_sub_ps(x, whole);
-  auto power = all(polynomial[0]);
-  for (std::size_t i = 1; i < kTerms; ++i) power = _mm512_fmadd_ps(power, rest, all(polynomial[i]));
+  auto power = all(highest);
+  ((power = _mm512_fmadd_ps(power, rest, all(lower))), ...);
   return _mm512_scalef_ps(power, whole);
 }
 
-// The polynomials of these degrees whose largest relative error is least.
-constexpr float kPolynomial6[] = {
-    1.534581200e-4F, 1.339993127e-3F, 9.618488958e-3F, 5.550328777e-2F, 2.402264689e-1F, 6.931472060e-1F, 1.0F};
-constexpr float kPolynomial3[] = {5.517167e-2F, 2.4261112e-1F, 6.9326099e-1F, 9.9992807e-1F};
+// The polynomials are those of their degrees whose largest relative error is least.
 
 /// Within 1e-7 of 2^x.
 Floats exp2(Floats x) {
-  return exp2(x, kPolynomial6);
+  return exp2(x, 1.534581200e-4F, 1.339993127e-3F, 9.618488958e-3F, 5.550328777e-2F, 2.402264689e-1F,
+              std::numbers::ln2_v<float>, 1.0F);
 }
 
 /// As exact as the numbers that it becomes: for bfloat16, which rounds by up to 2e-3 of it, within 8e-5.
 template <typename T>
 Floats exp2_for(Floats x) {
-  return sizeof(T) == sizeof(float) ? exp2(x) : exp2(x, kPolynomial3);
+  if (sizeof(T) == sizeof(float)) return exp2(x);
+  return exp2(x, 5.517167e-2F, 2.4261112e-1F, 6.9326099e-1F, 9.9992807e-1F);  // NOLINT(modernize-use-std-numbers)
 }
 
 constexpr float kLog2E = std::numbers::log2e_v<float>;
