@@ -3,6 +3,10 @@
 #include <ATen/Version.h>
 #include <torch/library.h>
 
+#include <array>
+#include <cstddef>
+#include <new>
+
 #include "cpu/kernels.hpp"
 #include "cpu/packed_layers.hpp"
 #include "cpu/parallel.hpp"
@@ -43,8 +47,11 @@ torch::Tensor geglu(const torch::Tensor& input) {
 }
 
 void register_operators() {
-  static const auto* const library = [] {  // for as long as the process lives: graphs may be alive until its end
-    auto* made = new torch::Library(torch::Library::FRAGMENT, "deepcache", std::nullopt, __FILE__, __LINE__);
+  // Never destroyed: graphs may be alive until the process ends.
+  alignas(torch::Library) static std::array<std::byte, sizeof(torch::Library)> storage;
+  static const bool registered = [] {
+    auto* made =
+        new (storage.data()) torch::Library(torch::Library::FRAGMENT, "deepcache", std::nullopt, __FILE__, __LINE__);
     made->def("attention(Tensor query, Tensor key, Tensor value, float? scale) -> Tensor", attention);
     made->def("group_norm(Tensor input, int num_groups, Tensor? weight, Tensor? bias, float eps, bool silu) -> Tensor",
               group_norm);
@@ -55,9 +62,9 @@ void register_operators() {
         "convolution(Tensor input, Tensor packed, Tensor? bias, int out_channels, int[] kernel_size, int[] stride, "
         "int[] padding, Tensor? added=None) -> Tensor",
         convolution);
-    return made;
+    return true;
   }();
-  static_cast<void>(library);
+  static_cast<void>(registered);
 }
 
 }  // namespace deepcache::cpu
