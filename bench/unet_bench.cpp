@@ -12,6 +12,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "core/conditioning.hpp"
@@ -244,10 +245,9 @@ Result measure(const Options& o) {
 
   deepcache::PackedWeights weights;
   const auto split = deepcache::split_conditioning(weights.pack(deepcache::inference_graph(load_module(source))));
-  auto with_conditioning = inputs, unchanging = Inputs();
-  for (const auto position : split.inputs) unchanging.push_back(inputs.at(position));
-  for (const auto& value : deepcache::Program(weights.runnable(split.conditioning), "conditioning").run(unchanging))
-    with_conditioning.push_back(value);
+  const deepcache::Program conditioning(weights.runnable(split.conditioning), "conditioning");
+  auto with_conditioning = inputs;
+  for (const auto& value : conditioning.run(split.unchanging(inputs))) with_conditioning.push_back(value);
   std::optional<Bare> bare;
   r.cut_ms = milliseconds([&] {
     const auto [full, shallow] = deepcache::cut(split.step, o.steps.cache_branch_id);

@@ -62,7 +62,7 @@ struct CacheStats {
   std::int64_t cached_steps = 0;
   std::int64_t cache_branch_id = 0;  ///< where the UNet is cut, if by cache_module too
   std::string policy;  ///< which steps are full: `CachePolicy::describe()`; empty if only a run's begin will tell
-  std::int64_t cache_bytes = 0;  ///< held now, all contexts together
+  std::int64_t cache_bytes = 0;  ///< of features held now, all contexts together
   Macs full_step;                ///< of one full step, for the shapes of the latest full one
   Macs cached_step;
   std::int64_t macs_saved = 0;  ///< by the cached steps together, at those shapes

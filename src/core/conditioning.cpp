@@ -89,6 +89,12 @@ ConditioningSplit split_conditioning(const Graph& graph) {
   return split;
 }
 
+std::vector<c10::IValue> ConditioningSplit::unchanging(const std::vector<c10::IValue>& graph_inputs) const {
+  std::vector<c10::IValue> values;
+  for (const auto position : inputs) values.push_back(graph_inputs.at(position));
+  return values;
+}
+
 bool is_same(const c10::IValue& a, const c10::IValue& b) {
   if (a.isTensor() && b.isTensor()) {
     const auto &left = a.toTensor(), &right = b.toTensor();

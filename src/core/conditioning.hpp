@@ -13,6 +13,9 @@ struct ConditioningSplit {
   Graph conditioning;               ///< of what stays the same; returns tensors
   std::vector<std::size_t> inputs;  ///< which of the graph's inputs that takes
   Graph step;                       ///< the rest: takes the graph's inputs, then those tensors
+
+  /// Of the graph's inputs, those.
+  std::vector<c10::IValue> unchanging(const std::vector<c10::IValue>& graph_inputs) const;
 };
 
 /// Splits a graph, which isn't changed. One that writes in place is left whole.

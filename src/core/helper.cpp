@@ -79,7 +79,7 @@ struct Helper::Impl : UNetHook {
     std::optional<std::int64_t> first_position;  // in the schedule; StepCounting::kTimesteps counts from it
     torch::Tensor feature;                       // undefined: nothing is cached
     Signature signature;                         // of the inputs that the feature was computed from
-    Conditioning conditioning;
+    Conditioning conditioning;                   // what steps of the context leave to the next
   };
   struct Step {
     std::int64_t index;

@@ -52,8 +52,7 @@ c10::IValue TorchScriptBackend::finished(const c10::IValue& output) const {
 }
 
 void TorchScriptBackend::append_conditioning(std::vector<c10::IValue>& inputs, Conditioning& conditioning) const {
-  std::vector<c10::IValue> now;
-  for (const auto position : split_.inputs) now.push_back(inputs.at(position));
+  auto now = split_.unchanging(inputs);
   const bool known = conditioning.values.size() == split_.conditioning->outputs().size() &&
                      std::ranges::equal(now, conditioning.inputs, is_same);
   if (!known) {

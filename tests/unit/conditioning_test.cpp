@@ -5,7 +5,6 @@
 
 #include <limits>
 
-#include "core/controlnet_graph.hpp"
 #include "core/macs.hpp"
 #include "deepcache/helper.hpp"
 #include "networks.hpp"
@@ -14,10 +13,9 @@ namespace deepcache {
 namespace {
 
 std::vector<c10::IValue> run_split(const ConditioningSplit& split, const std::vector<c10::IValue>& inputs) {
-  std::vector<c10::IValue> unchanging;
-  for (const auto i : split.inputs) unchanging.push_back(inputs.at(i));
   auto all = inputs;
-  for (auto& value : Program(split.conditioning, "conditioning").run(unchanging)) all.push_back(std::move(value));
+  for (const auto& value : Program(split.conditioning, "conditioning").run(split.unchanging(inputs)))
+    all.push_back(value);
   return Program(split.step, "step").run(std::move(all));
 }
 
