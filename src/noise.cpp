@@ -7,6 +7,11 @@
 #include "error.hpp"
 
 namespace deepcache {
+namespace {
+
+constexpr bool kNonBlocking = true;  // memory that isn't pinned has been read when the copy returns
+
+}  // namespace
 
 NoiseGenerator::NoiseGenerator(const std::vector<std::uint64_t>& seeds) {
   check_argument(!seeds.empty(), "a noise generator needs at least one seed");
@@ -17,7 +22,8 @@ torch::Tensor NoiseGenerator::randn(torch::IntArrayRef sizes, const torch::Tenso
   check_argument(at::isFloatingType(c10::typeMetaToScalarType(options.dtype())),
                  "noise is drawn in a floating point dtype, not {}", c10::str(options.dtype()));
   const auto on_cpu = torch::dtype(options.dtype()).device(torch::kCPU);
-  if (generators_.size() == 1) return torch::randn(sizes, generators_.front(), on_cpu).to(options.device());
+  if (generators_.size() == 1)
+    return torch::randn(sizes, generators_.front(), on_cpu).to(options.device(), kNonBlocking);
 
   check_argument(!sizes.empty() && std::cmp_equal(sizes[0], generators_.size()),
                  "a generator of {} seeds draws noise for as many batch items; the shape asked for is {}",
@@ -26,7 +32,7 @@ torch::Tensor NoiseGenerator::randn(torch::IntArrayRef sizes, const torch::Tenso
   item_sizes[0] = 1;
   std::vector<torch::Tensor> items;
   for (const auto& generator : generators_) items.push_back(torch::randn(item_sizes, generator, on_cpu));
-  return torch::cat(items).to(options.device());
+  return torch::cat(items).to(options.device(), kNonBlocking);
 }
 
 NoiseGenerator NoiseGenerator::first(std::int64_t count) const {

@@ -35,7 +35,7 @@ struct Options {
   std::vector<std::filesystem::path> controlnets = {};
   std::int64_t seed = 42;
   int threads = 0;
-  bool no_cache = false, trust_native_code = false, verbose = false;
+  bool no_cache = false, trust_native_code = false, cuda_graphs = false, verbose = false;
 };
 
 inline void add_request_flags(CLI::App& app, Options& o) {
@@ -95,6 +95,8 @@ inline void add_output_flags(CLI::App& app, Options& o) {
   app.add_option("--threads", o.threads, "CPU threads; 0: LibTorch's default")->check(CLI::NonNegativeNumber);
   app.add_flag("--trust-native-code", o.trust_native_code,
                "Load compiled networks of the package: they can do all that this program can, so trust who made it");
+  app.add_flag("--cuda-graphs", o.cuda_graphs,
+               "On CUDA: record the UNet's steps as CUDA graphs and replay them; never run on a GPU yet");
   app.add_flag("-v,--verbose", o.verbose, "Say more");
 }
 
@@ -149,7 +151,8 @@ inline LoadOptions load_options(const Options& options) {
           .scheduler = options.scheduler,
           .controlnets = options.controlnets,
           .compute_dtype = compute_dtype(options),
-          .trust_native_code = options.trust_native_code};
+          .trust_native_code = options.trust_native_code,
+          .cuda_graphs = options.cuda_graphs};
 }
 
 /// @throws std::invalid_argument if `options`, once prepared, have no prompt.

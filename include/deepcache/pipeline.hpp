@@ -38,6 +38,8 @@ struct LoadOptions {
   /// can do all that the program can: so only where you trust who made the package. Without it, the package's traced
   /// UNet is used, if it has one.
   bool trust_native_code = false;
+  /// Whether the UNet's steps are recorded as CUDA graphs (UNetOptions::cuda_graphs): never run on a GPU yet.
+  bool cuda_graphs = false;
 };
 
 }  // namespace deepcache

@@ -56,6 +56,11 @@ struct UNetOptions {
   std::optional<torch::Dtype> compute_dtype = std::nullopt;
   /// Whether a *.pt2 may be loaded: it can do all that the program can.
   bool trust_native_code = false;
+  /// Whether the steps of an enabled helper are recorded as CUDA graphs, one a kind of step (full, shallow, whole), and
+  /// replayed: the CPU then launches a step at once instead of each kernel. Needs a CUDA device and a LibTorch with
+  /// CUDA. It has never run on a GPU, only with a stand-in for CUDA on a CPU: so it is off. docs/performance.md has
+  /// more.
+  bool cuda_graphs = false;
 };
 
 /// What UNets are fastest in: bfloat16 on CPUs that compute with it (avx512_bf16; twice as fast, where it was
@@ -71,7 +76,7 @@ class UNet {
   /// @throws std::runtime_error if the file is missing, isn't a TorchScript module, or was compiled for another kind of
   ///         processor.
   /// @throws std::invalid_argument as the constructor does, or if a *.pt2 isn't trusted, or made for this device or
-  ///         dtype.
+  ///         dtype, or if `cuda_graphs` can't be had.
   static UNet load(const std::filesystem::path& file, const UNetOptions& options);
   static UNet load(const std::filesystem::path& file, torch::Device device = torch::kCPU,
                    std::optional<torch::Dtype> dtype = std::nullopt);

@@ -96,27 +96,12 @@ std::vector<c10::IValue> ConditioningSplit::unchanging(const std::vector<c10::IV
 }
 
 bool is_same(const c10::IValue& a, const c10::IValue& b) {
-  if (a.isTensor() && b.isTensor()) {
-    const auto &left = a.toTensor(), &right = b.toTensor();
+  return alike(a, b, [](const torch::Tensor& left, const torch::Tensor& right) {
     return left.is_cpu() && right.is_cpu() && left.scalar_type() == right.scalar_type() &&
            left.sizes() == right.sizes() &&
            (left.numel() == 0 ||
             std::memcmp(left.contiguous().const_data_ptr(), right.contiguous().const_data_ptr(), left.nbytes()) == 0);
-  }
-  if (a.isGenericDict() && b.isGenericDict()) {
-    const auto left = a.toGenericDict(), right = b.toGenericDict();
-    return left.size() == right.size() &&
-           std::equal(left.begin(), left.end(), right.begin(), [](const auto& one, const auto& other) {
-             return one.key() == other.key() && is_same(one.value(), other.value());
-           });
-  }
-  if ((a.isTuple() && b.isTuple()) || (a.isList() && b.isList())) {
-    const auto elements = [](const c10::IValue& value) {
-      return value.isTuple() ? value.toTupleRef().elements().vec() : value.toListRef().vec();
-    };
-    return std::ranges::equal(elements(a), elements(b), is_same);
-  }
-  return !a.isTensor() && !b.isTensor() && a == b;
+  });
 }
 
 }  // namespace deepcache

@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "core/non_uniform_policy.hpp"
+#include "core/recorded_steps.hpp"
 #include "core/step_timer.hpp"
 #include "core/torchscript.hpp"
 #include "core/unet_impl.hpp"
@@ -88,7 +89,9 @@ struct Helper::Impl : UNetHook {
     StepTimer timer;
   };
 
-  explicit Impl(UNet network) : unet(std::move(network)) {}
+  explicit Impl(UNet network) : unet(std::move(network)) {
+    if (const auto& impl = *unet.impl_; impl.recorder) recorded.emplace(impl.backend, impl.recorder);
+  }
   ~Impl() override { disable(); }
 
   void disable() {
@@ -140,15 +143,17 @@ struct Helper::Impl : UNetHook {
         profile.reset();
       }
       if (policy->is_full_step(index + 1)) {  // no step would use the feature
-        output = backend().run(std::move(inputs), state.conditioning);
+        output = recorded ? recorded->run(inputs, branch) : backend().run(std::move(inputs), state.conditioning);
       } else {
-        auto result = backend().run_full(std::move(inputs), state.conditioning, branch);
+        auto result = recorded ? recorded->run_full(inputs, branch)
+                               : backend().run_full(std::move(inputs), state.conditioning, branch);
         state.feature = std::move(result.feature);
         state.signature = std::move(signature);
         output = std::move(result.output);
       }
     } else {
-      output = backend().run_shallow(std::move(inputs), state.conditioning, state.feature, branch);
+      output = recorded ? recorded->run_shallow(inputs, state.feature, branch)
+                        : backend().run_shallow(std::move(inputs), state.conditioning, state.feature, branch);
     }
     steps.back().timer.stop();
     ++state.calls;
@@ -169,6 +174,7 @@ struct Helper::Impl : UNetHook {
   }
 
   UNet unet;
+  std::optional<RecordedSteps> recorded;  // by all contexts and runs, until the helper is disabled
   CacheParams params;
   std::int64_t branch = 0;
   std::shared_ptr<const CachePolicy> policy = make_uniform_policy(1);  // nullptr: it waits for begin_run
@@ -219,6 +225,7 @@ void Helper::disable() {
   if (!enabled()) return;
   impl_->disable();
   impl_->contexts.clear();
+  if (impl_->recorded) impl_->recorded->clear();
 }
 
 bool Helper::enabled() const {

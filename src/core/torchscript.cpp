@@ -5,6 +5,7 @@
 #include <torch/csrc/jit/serialization/import.h>
 #include <torch/cuda.h>
 
+#include <algorithm>
 #include <fstream>
 #include <string>
 #include <unordered_map>
@@ -121,6 +122,26 @@ c10::IValue map_tensors(const c10::IValue& value, const std::function<torch::Ten
     return dictionary;
   }
   return value;
+}
+
+bool alike(const c10::IValue& a, const c10::IValue& b,
+           const std::function<bool(const torch::Tensor&, const torch::Tensor&)>& same) {
+  if (a.isTensor() && b.isTensor()) return same(a.toTensor(), b.toTensor());
+  if (a.isGenericDict() && b.isGenericDict()) {
+    const auto left = a.toGenericDict(), right = b.toGenericDict();
+    return left.size() == right.size() &&
+           std::equal(left.begin(), left.end(), right.begin(), [&](const auto& one, const auto& other) {
+             return one.key() == other.key() && alike(one.value(), other.value(), same);
+           });
+  }
+  if ((a.isTuple() && b.isTuple()) || (a.isList() && b.isList())) {
+    const auto elements = [](const c10::IValue& value) {
+      return value.isTuple() ? value.toTupleRef().elements().vec() : value.toListRef().vec();
+    };
+    return std::ranges::equal(elements(a), elements(b),
+                              [&](const auto& one, const auto& other) { return alike(one, other, same); });
+  }
+  return !a.isTensor() && !b.isTensor() && a == b;
 }
 
 std::vector<c10::IValue> shapes_of(const std::vector<c10::IValue>& inputs) {

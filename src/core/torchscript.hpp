@@ -51,6 +51,10 @@ Graph move_graph(Graph graph, torch::Device device);
 /// Applies `function` to each tensor inside a value: itself, or an element of a tuple, list or dictionary.
 c10::IValue map_tensors(const c10::IValue& value, const std::function<torch::Tensor(const torch::Tensor&)>& function);
 
+/// Whether two values have the same structure, `same` tensors, and equal numbers and the like.
+bool alike(const c10::IValue& a, const c10::IValue& b,
+           const std::function<bool(const torch::Tensor&, const torch::Tensor&)>& same);
+
 /// The same inputs without their values: tensors on the meta device. A zero-dimensional one, a number to every
 /// operator, becomes 0 on the CPU. Doesn't wait for a device.
 std::vector<c10::IValue> shapes_of(const std::vector<c10::IValue>& inputs);

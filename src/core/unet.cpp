@@ -13,6 +13,12 @@ UNet::UNet(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
 UNet::UNet(const torch::jit::Module& module)
     : UNet(std::make_shared<Impl>(Impl{.backend = std::make_shared<TorchScriptBackend>(module, std::nullopt)})) {}
 
+std::shared_ptr<UNet::Impl> UNet::Impl::with(std::shared_ptr<const Backend> other) const {
+  const auto device = other->device();
+  return std::make_shared<Impl>(
+      Impl{.backend = std::move(other), .recorder = recorder ? make_recorder(device) : nullptr});
+}
+
 void check_compute_dtype(std::optional<torch::Dtype> dtype) {
   check_argument(!dtype || *dtype == torch::kFloat || *dtype == torch::kBFloat16 || *dtype == torch::kHalf,
                  "compute_dtype must be float32, bfloat16 or float16, got {}",
@@ -36,24 +42,28 @@ UNet UNet::load(const std::filesystem::path& file, const UNetOptions& options) {
                    "{} holds native code, which can do all that this program can: it is loaded only where "
                    "trust_native_code (--trust-native-code) says that the file comes from somebody whom you trust",
                    file.string());
+    check_argument(!options.cuda_graphs,
+                   "cuda_graphs must be false for a *.pt2, which runs on the CPU, got true for {}", file.string());
     const auto dtype = options.compute_dtype ? options.compute_dtype : options.dtype;
     return UNet(std::make_shared<Impl>(Impl{.backend = std::make_shared<AotiBackend>(file, options.device, dtype)}));
   }
+  std::shared_ptr<Recorder> recorder = options.cuda_graphs ? make_recorder(options.device) : nullptr;
   auto module = load_module(file, options.dtype);
   try {
-    return UNet(std::make_shared<Impl>(Impl{
-        .backend = std::make_shared<TorchScriptBackend>(std::move(module), options.device, options.compute_dtype)}));
+    return UNet(std::make_shared<Impl>(
+        Impl{.backend = std::make_shared<TorchScriptBackend>(std::move(module), options.device, options.compute_dtype),
+             .recorder = std::move(recorder)}));
   } catch (const std::invalid_argument& error) {
     throw std::invalid_argument(fmt::format("{}: {}", file.string(), error.what()));
   }
 }
 
 UNet UNet::share_weights() const {
-  return UNet(std::make_shared<Impl>(Impl{.backend = impl_->backend}));
+  return UNet(impl_->with(impl_->backend));
 }
 
 UNet UNet::with_controlnets(const std::vector<torch::jit::Module>& controlnets) const {
-  return UNet(std::make_shared<Impl>(Impl{.backend = impl_->backend->with_controlnets(controlnets)}));
+  return UNet(impl_->with(impl_->backend->with_controlnets(controlnets)));
 }
 
 UNet UNet::with_controlnet_files(const std::vector<std::filesystem::path>& files,

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/backend.hpp"
+#include "core/recorder.hpp"
 
 namespace deepcache {
 
@@ -21,7 +22,11 @@ void check_compute_dtype(std::optional<torch::Dtype> dtype);
 
 struct UNet::Impl {
   std::shared_ptr<const Backend> backend;
-  UNetHook* hook = nullptr;  // of the enabled helper, which keeps this alive and clears it
+  std::shared_ptr<Recorder> recorder = nullptr;  // of the helper's steps; null: they aren't recorded
+  UNetHook* hook = nullptr;                      // of the enabled helper, which keeps this alive and clears it
+
+  /// Of another network, whose steps are recorded where this one's are.
+  std::shared_ptr<Impl> with(std::shared_ptr<const Backend> other) const;
 };
 
 }  // namespace deepcache

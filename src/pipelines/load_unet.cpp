@@ -11,7 +11,8 @@ UNet load_unet(const ModelPackage& package, const LoadOptions& options) {
   const UNetOptions unet_options{.device = options.device,
                                  .dtype = package.dtype(),
                                  .compute_dtype = options.compute_dtype,
-                                 .trust_native_code = options.trust_native_code};
+                                 .trust_native_code = options.trust_native_code,
+                                 .cuda_graphs = options.cuda_graphs};
   if (package.has(kCompiled) && (options.trust_native_code || !package.has(kTraced)))
     return UNet::load(package.file(kCompiled), unet_options);
   const auto traced = package.file(kTraced);

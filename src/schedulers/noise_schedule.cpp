@@ -122,7 +122,7 @@ void check_noising(const torch::Tensor& original_samples, const torch::Tensor& n
 torch::Tensor broadcast_levels(const torch::Tensor& levels, const torch::Tensor& samples) {
   std::vector<std::int64_t> sizes(static_cast<std::size_t>(samples.dim()), 1);
   sizes[0] = -1;
-  return levels.view(sizes).to(samples.device());
+  return levels.view(sizes).to(samples.device(), /*non_blocking=*/true);
 }
 
 torch::Tensor add_noise(const torch::Tensor& alphas_cumprod, const torch::Tensor& original_samples,

@@ -276,6 +276,7 @@ class BadInputTest(GenerateTest):
         self.expect_refused("this model refines pictures", "sdxl_refiner")
         self.expect_refused("requires", "sdxl", "--refiner-start", 0.5)
         self.expect_refused('family "controlnet", which isn\'t one that paints', "controlnet_sd1")
+        self.expect_refused('cuda_graphs must be false unless .* got "cpu"', "sd1", "--cuda-graphs")
         self.expect_refused("eta is an option of DDIM", "sd1", "--eta", 0.5, "--scheduler", "euler")
 
     def test_model_types(self):

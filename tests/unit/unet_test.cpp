@@ -51,6 +51,16 @@ TEST(UNetLoading, DevicesThatAreNotThere) {
   expect_error<std::invalid_argument>([&] { UNet::load(unet_file("sd1"), torch::kXPU); }, {"no device \"xpu\""});
 }
 
+TEST(UNetLoading, CudaGraphsNeedACudaDeviceAndATracedUNet) {
+  expect_error<std::invalid_argument>([] { UNet::load(unet_file("sd1"), {.cuda_graphs = true}); },
+                                      {"cuda_graphs must be false unless", "device is \"cuda\"", "got \"cpu\""});
+  expect_error<std::invalid_argument>(
+      [] { UNet::load(unet_file("sd1"), {.device = torch::Device("cuda:99"), .cuda_graphs = true}); },
+      {"no device \"cuda:99\"", "allowed are cpu"});
+  expect_error<std::invalid_argument>([] { UNet::load("unet.pt2", {.trust_native_code = true, .cuda_graphs = true}); },
+                                      {"cuda_graphs must be false for a *.pt2", "got true for unet.pt2"});
+}
+
 TEST(UNetLoading, FilesOfOtherNetworksAreNamed) {
   const TemporaryFolder folder;
   make_module("def forward(self, x):\n    return torch.conv2d(x, self.weight)\n").save(folder.path() / "vae.pt");
