@@ -2,7 +2,9 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
+#include <vector>
 
 /// Which denoising steps recompute the deep branch.
 ///
@@ -24,6 +26,13 @@ class CachePolicy {
   /// @param step_index  counts the UNet's calls of a run (and context) from 0
   virtual bool is_full_step(std::int64_t step_index) const = 0;
 
+  /// How the feature that a cached step uses is made of those of the last full steps: as their sum with these weights,
+  /// newest first. Empty: as `CacheParams::forecast_order` says.
+  virtual std::vector<double> forecast_weights(std::int64_t /*step_index*/) const { return {}; }
+
+  /// The most weights that a step has.
+  virtual std::int64_t num_forecast_weights() const { return 0; }
+
   /// The rule in words, such as "uniform, every 3 steps". Rules that decide differently have different descriptions.
   virtual std::string describe() const = 0;
 };
@@ -44,5 +53,19 @@ std::shared_ptr<const CachePolicy> make_quad_policy(std::int64_t num_steps, std:
 /// @param center  0 to num_steps
 std::shared_ptr<const CachePolicy> make_center_policy(std::int64_t num_steps, std::int64_t cache_interval,
                                                       std::int64_t center, double pow);
+
+/// Full at the given steps alone.
+/// @throws std::invalid_argument unless the first is 0 and they rise.
+std::shared_ptr<const CachePolicy> make_list_policy(std::vector<std::int64_t> full_steps);
+
+/// Full where the timestep is at least `distance` from that of the last full step: for schedules with uneven steps,
+/// such as Karras sigmas. Steps beyond the schedule are full.
+/// @throws std::invalid_argument unless `distance` is finite and above 0.
+std::shared_ptr<const CachePolicy> make_timestep_policy(std::span<const double> timesteps, double distance);
+
+/// As `inner`, but full in the first and last so many steps of a run of `num_steps` calls.
+/// @throws std::invalid_argument if there is no `inner`, `num_steps` is below 1, or the others below 0.
+std::shared_ptr<const CachePolicy> make_window_policy(std::shared_ptr<const CachePolicy> inner, std::int64_t num_steps,
+                                                      std::int64_t first, std::int64_t last);
 
 }  // namespace deepcache

@@ -67,16 +67,29 @@ inline void add_cache_flags(CLI::App& app, Options& o) {
       ->capture_default_str();
   app.add_option("--cache-branch-id", o.request.cache.cache_branch_id, "Skip branch to cut at; 0: shallowest")
       ->capture_default_str();
-  static const std::map<std::string, SkipMode> modes{
-      {"uniform", SkipMode::kUniform}, {"quad", SkipMode::kQuad}, {"center", SkipMode::kCenter}};
+  app.add_option("--forecast-order", o.request.cache.forecast_order,
+                 "Of the polynomial by which cached steps forecast the feature; 0: the latest as it is")
+      ->capture_default_str();
+  static const std::map<std::string, SkipMode> modes{{"uniform", SkipMode::kUniform},
+                                                     {"quad", SkipMode::kQuad},
+                                                     {"center", SkipMode::kCenter},
+                                                     {"list", SkipMode::kList},
+                                                     {"timesteps", SkipMode::kTimesteps}};
   app.add_option("--skip-mode", o.request.cache.skip_mode,
-                 "How full steps are spread: uniform (default), quad (denser at the start) or center (about --center)")
-      ->transform(CLI::CheckedTransformer(modes).description("uniform, quad or center"))
+                 "How full steps are spread: uniform (default), quad (denser at the start), center (about --center), "
+                 "list (--full-steps) or timesteps (--timestep-distance)")
+      ->transform(CLI::CheckedTransformer(modes).description("uniform, quad, center, list or timesteps"))
       ->type_name("");
   app.add_option("--pow", o.request.cache.pow, "Of quad and center: above 1; the higher, the less even")
       ->capture_default_str();
   app.add_option("--center", o.request.cache.center, "Of center: the step about which full ones are closest")
       ->capture_default_str();
+  app.add_option("--full-steps", o.request.cache.full_steps, "Of list: such as 0,3,7")->delimiter(',');
+  app.add_option("--timestep-distance", o.request.cache.timestep_distance,
+                 "Of timesteps: full where the timestep is so far from the last full step's");
+  app.add_option("--full-first", o.request.cache.full_first, "Calls at a run's begin that are full in any case")
+      ->capture_default_str();
+  app.add_option("--full-last", o.request.cache.full_last, "Calls at its end")->capture_default_str();
   app.add_flag("--no-cache", o.no_cache, "Compute every step in full");
   app.add_flag("--compare", o.request.compare, "Run uncached too, report speedup and PSNR")->excludes("--no-cache");
 }
@@ -133,7 +146,7 @@ inline void prepare(Options& options) {
   request.model = std::filesystem::path(options.model).lexically_normal().filename().string();
   request.params.seeds = {static_cast<std::uint64_t>(options.seed)};
   if (!options.init_latents.empty()) request.params.latents = load_tensor(options.init_latents);
-  if (options.no_cache) request.cache.cache_interval = 1;
+  if (options.no_cache) request.cache = {.cache_branch_id = request.cache.cache_branch_id};
   if (is_terminal(stderr)) request.params.callback = show_progress;
   request.on_prompt = [](const RunReport& report) { std::printf("%s\n", report.summary().c_str()); };
 }

@@ -31,20 +31,28 @@ enum class StepCounting {
               ///< DeepCacheSDHelper (extension/deepcache.py) counts. PLMS repeats a timestep: 0, 1, 1, 3, ...
 };
 
-/// Which steps are full: by `make_uniform_policy`, `make_quad_policy` or `make_center_policy`. The last two need to
-/// know how many calls of the UNet a run has: pipelines tell, and `UNet::begin_run` does in a loop of one's own.
-enum class SkipMode { kUniform, kQuad, kCenter };
+/// Which steps are full: by `make_uniform_policy`, `make_quad_policy`, `make_center_policy`, `make_list_policy` or
+/// `make_timestep_policy`. All but kUniform and kList need to know the run's timesteps: pipelines tell, and
+/// `UNet::begin_run` does in a loop of one's own.
+enum class SkipMode { kUniform, kQuad, kCenter, kList, kTimesteps };
 
-/// Defaults are those of Python's DeepCacheSDHelper.set_params.
+/// Defaults are those of Python's DeepCacheSDHelper.set_params, but for `forecast_order`, which it doesn't have.
 struct CacheParams {
   std::int64_t cache_interval = 1;   ///< a full one in so many calls of the UNet (Heun makes two a step); 1: all
   std::int64_t cache_branch_id = 0;  ///< the skip concatenation to cut at, counted back from the output
   std::string cache_module = {};     ///< if not empty, names the place instead: "up_blocks.3.resnets.2", or its end
+  /// The feature of a cached step: 0: the latest as it is, as in DeepCache; 1, 2: forecast by a polynomial of that
+  /// order through the latest 2 or 3, which are held. It is followed only as far as would have been best at the latest
+  /// full step (`FeatureHistory` in src/core). docs/quality.md has what it gives.
+  std::int64_t forecast_order = 1;
   SkipMode skip_mode = SkipMode::kUniform;
   double pow = 1.2;         ///< of kQuad and kCenter: above 1, to 10; the higher, the less even
   std::int64_t center = 0;  ///< of kCenter: the step about which full ones are closest, 0 to the run's number of calls
+  std::vector<std::int64_t> full_steps = {};   ///< of kList: the first 0, and rising
+  double timestep_distance = 0;                ///< of kTimesteps: above 0
+  std::int64_t full_first = 0, full_last = 0;  ///< calls at a run's begin and end that are full besides
   StepCounting step_counting = StepCounting::kCalls;
-  std::shared_ptr<const CachePolicy> policy = {};  ///< if set, decides instead of skip_mode and cache_interval
+  std::shared_ptr<const CachePolicy> policy = {};  ///< if set, decides instead of skip_mode and what it reads
 };
 
 /// One step, as it was run.
@@ -94,9 +102,8 @@ class Helper {
   Helper& operator=(Helper&&) noexcept;
 
   /// Takes effect at the next call; empties the cache, counts steps from 0, clears the statistics.
-  /// @throws std::invalid_argument for an interval below 1, a pow or center out of range, a branch that the UNet
-  /// doesn't have (the message names the
-  ///         range), a module name that is unknown or ambiguous, or one that contradicts cache_branch_id.
+  /// @throws std::invalid_argument for a parameter out of its range, a branch that the UNet doesn't have (the message
+  ///         names the range), a module name that is unknown or ambiguous, or one that contradicts cache_branch_id.
   void set_params(const CacheParams& params);
   const CacheParams& params() const;
 

@@ -32,9 +32,9 @@ struct RunReport {
   std::optional<RunComparison> compare = std::nullopt;
 
   /// {"request", "steps": [{"index", "timestep", "mode": "full"|"cached", "milliseconds"}],
-  ///  "cache": {"interval", "branch_id", "policy", "bytes"}, "totals": {"milliseconds", "full_steps", "cached_steps",
-  ///  and, of prompts that ran together, "prompts"},
-  ///  and, if there is one, "compare": {"milliseconds_uncached", "speedup", "psnr_db", "ssim"}}
+  ///  "cache": {"interval", "branch_id", "forecast_order", "policy", "bytes"}, "totals": {"milliseconds", "full_steps",
+  ///  "cached_steps", and, of prompts that ran together, "prompts"}, and, if there is one, "compare":
+  ///  {"milliseconds_uncached", "speedup", "psnr_db", "ssim"}}
   std::string json() const;
 
   /// A line for people: what was painted, steps, time, and what a comparison gave.

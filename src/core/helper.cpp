@@ -5,6 +5,7 @@
 #include <optional>
 #include <tuple>
 
+#include "core/feature_history.hpp"
 #include "core/non_uniform_policy.hpp"
 #include "core/recorded_steps.hpp"
 #include "core/step_timer.hpp"
@@ -14,6 +15,8 @@
 
 namespace deepcache {
 namespace {
+
+constexpr std::int64_t kLargestOrder = 2;
 
 /// Shape, dtype and device of every tensor among some inputs.
 using Signature = std::vector<std::tuple<std::vector<std::int64_t>, torch::Dtype, torch::Device>>;
@@ -56,18 +59,41 @@ std::int64_t find_branch(const CacheParams& params, const std::vector<std::strin
   return found[0];
 }
 
-/// Nothing if which steps are full depends on how many there are, and `num_steps` is 0: not known.
-std::shared_ptr<const CachePolicy> choose_policy(const CacheParams& params, std::int64_t num_steps) {
+bool caches(const CacheParams& params) {
+  return params.policy || params.cache_interval > 1 || params.skip_mode == SkipMode::kList ||
+         params.skip_mode == SkipMode::kTimesteps;
+}
+
+/// Nothing if which steps are full depends on the schedule, and that is empty: not known.
+std::shared_ptr<const CachePolicy> choose_unwindowed_policy(const CacheParams& params,
+                                                            std::span<const double> schedule) {
   if (params.policy) return params.policy;
   if (params.skip_mode == SkipMode::kUniform) return make_uniform_policy(params.cache_interval);
-  if (num_steps == 0) return nullptr;
+  if (params.skip_mode == SkipMode::kList) return make_list_policy(params.full_steps);
+  if (schedule.empty()) return nullptr;
+  const auto num_steps = static_cast<std::int64_t>(schedule.size());
+  if (params.skip_mode == SkipMode::kTimesteps) return make_timestep_policy(schedule, params.timestep_distance);
   if (params.skip_mode == SkipMode::kQuad) return make_quad_policy(num_steps, params.cache_interval, params.pow);
   return make_center_policy(num_steps, params.cache_interval, params.center, params.pow);
 }
 
-/// What can be said before the number of steps is known.
-void check_skip_mode(const CacheParams& params) {
-  if (params.policy || params.skip_mode == SkipMode::kUniform) return;
+std::shared_ptr<const CachePolicy> choose_policy(const CacheParams& params, std::span<const double> schedule) {
+  auto policy = choose_unwindowed_policy(params, schedule);
+  if (!policy || (params.full_first == 0 && params.full_last == 0)) return policy;
+  if (schedule.empty()) return nullptr;
+  return make_window_policy(std::move(policy), static_cast<std::int64_t>(schedule.size()), params.full_first,
+                            params.full_last);
+}
+
+/// What can be said before the schedule is known.
+void check_params(const CacheParams& params) {
+  check_argument(params.forecast_order >= 0 && params.forecast_order <= kLargestOrder,
+                 "forecast_order must be 0 to {}, got {}", kLargestOrder, params.forecast_order);
+  check_argument(params.full_first >= 0, "full_first must be 0 or above, got {}", params.full_first);
+  check_argument(params.full_last >= 0, "full_last must be 0 or above, got {}", params.full_last);
+  if (params.policy) return;
+  if (params.skip_mode == SkipMode::kTimesteps) make_timestep_policy({}, params.timestep_distance);
+  if (params.skip_mode != SkipMode::kQuad && params.skip_mode != SkipMode::kCenter) return;
   const auto center = params.skip_mode == SkipMode::kCenter ? params.center : 0;
   check_non_uniform({.cache_interval = params.cache_interval, .center = center, .pow = params.pow});
 }
@@ -76,10 +102,12 @@ void check_skip_mode(const CacheParams& params) {
 
 struct Helper::Impl : UNetHook {
   struct Context {
+    explicit Context(FeatureHistory history) : features(std::move(history)) {}
+
     std::int64_t calls = 0;
     std::optional<std::int64_t> first_position;  // in the schedule; StepCounting::kTimesteps counts from it
-    torch::Tensor feature;                       // undefined: nothing is cached
-    Signature signature;                         // of the inputs that the feature was computed from
+    FeatureHistory features;                     // empty: nothing is cached
+    Signature signature;                         // of the inputs that the features were computed from
     Conditioning conditioning;                   // what steps of the context leave to the next
   };
   struct Step {
@@ -104,14 +132,14 @@ struct Helper::Impl : UNetHook {
     contexts.clear();
     steps.clear();
     timesteps.clear();
-    policy = choose_policy(params, 0);
+    policy = choose_policy(params, {});
   }
 
   void begin_run(std::span<const double> schedule, bool continues) override {
     auto steps_before = continues ? std::move(steps) : std::vector<Step>();
     reset();
     steps = std::move(steps_before);
-    policy = choose_policy(params, static_cast<std::int64_t>(schedule.size()));
+    policy = choose_policy(params, schedule);
     timesteps.assign(schedule.begin(), schedule.end());
   }
 
@@ -126,34 +154,40 @@ struct Helper::Impl : UNetHook {
 
   c10::IValue step(std::vector<c10::IValue> inputs) {
     backend().check_inputs(inputs);
-    check_argument(policy != nullptr,
-                   "SkipMode::kQuad and kCenter need the run's number of steps: begin each run by "
-                   "unet.begin_run(timesteps), not by reset()");
-    auto& state = contexts[context];
+    check_argument(
+        policy != nullptr,
+        "SkipMode::kQuad, kCenter and kTimesteps, full_first and full_last need the run's number of steps: begin each "
+        "run by unet.begin_run(timesteps), not by reset()");
+    auto& state = contexts.try_emplace(context, FeatureHistory(params.forecast_order, policy->num_forecast_weights()))
+                      .first->second;
     auto signature = signature_of(inputs);
+    if (state.signature != signature) state.features.clear();
     const auto index = step_index(state, inputs);
-    const bool full = !state.feature.defined() || state.signature != signature || policy->is_full_step(index);
+    const bool full = state.features.empty() || policy->is_full_step(index);
     steps.push_back({index, context, full, StepTimer(backend().device())});
     c10::IValue output;
     if (full) {
-      state.feature.reset();  // freed before the new one is made
       if (latest_signature != signature) {
         latest_signature = signature;
         latest_inputs = shapes_of(inputs);
         profile.reset();
       }
-      if (policy->is_full_step(index + 1)) {  // no step would use the feature
+      const bool needs_only_latest = params.forecast_order == 0 && policy->num_forecast_weights() <= 1;
+      if (!caches(params) || (needs_only_latest && policy->is_full_step(index + 1))) {  // no step would use the feature
+        state.features.clear();
         output = recorded ? recorded->run(inputs, branch) : backend().run(std::move(inputs), state.conditioning);
       } else {
         auto result = recorded ? recorded->run_full(inputs, branch)
                                : backend().run_full(std::move(inputs), state.conditioning, branch);
-        state.feature = std::move(result.feature);
+        state.features.add(state.calls, std::move(result.feature));
         state.signature = std::move(signature);
         output = std::move(result.output);
       }
     } else {
-      output = recorded ? recorded->run_shallow(inputs, state.feature, branch)
-                        : backend().run_shallow(std::move(inputs), state.conditioning, state.feature, branch);
+      const auto weights = policy->forecast_weights(index);
+      const auto feature = weights.empty() ? state.features.forecast(state.calls) : state.features.weighted(weights);
+      output = recorded ? recorded->run_shallow(inputs, feature, branch)
+                        : backend().run_shallow(std::move(inputs), state.conditioning, feature, branch);
     }
     steps.back().timer.stop();
     ++state.calls;
@@ -196,11 +230,10 @@ Helper::Helper(Helper&&) noexcept = default;
 Helper& Helper::operator=(Helper&&) noexcept = default;
 
 void Helper::set_params(const CacheParams& params) {
-  check_skip_mode(params);
-  auto policy = choose_policy(params, static_cast<std::int64_t>(impl_->timesteps.size()));
+  check_params(params);
+  auto policy = choose_policy(params, impl_->timesteps);
   const auto branch = find_branch(params, impl_->backend().branch_names());
-  const bool caches = params.policy || params.cache_interval > 1;
-  if (caches) impl_->backend().check_branch(branch);
+  if (caches(params)) impl_->backend().check_branch(branch);
   impl_->branch = branch;
   impl_->policy = std::move(policy);
   impl_->params = params;
@@ -256,8 +289,7 @@ CacheStats Helper::stats() const {
     stats.steps.push_back({step.index, step.context, step.full, step.timer.milliseconds()});
     ++(step.full ? stats.full_steps : stats.cached_steps);
   }
-  for (const auto& [name, context] : impl_->contexts)
-    if (context.feature.defined()) stats.cache_bytes += static_cast<std::int64_t>(context.feature.nbytes());
+  for (const auto& [name, context] : impl_->contexts) stats.cache_bytes += context.features.nbytes();
   if (!stats.steps.empty()) {
     auto& profile = impl_->profile;
     if (!profile) profile = impl_->backend().profile(impl_->latest_inputs, impl_->branch);

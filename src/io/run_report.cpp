@@ -32,6 +32,7 @@ std::string subject_of(const Json& request) {
 Json cache_of(const RunReport& report) {
   return {{"interval", report.cache.cache_interval},
           {"branch_id", report.stats.cache_branch_id},
+          {"forecast_order", report.cache.forecast_order},
           {"policy", report.stats.policy},
           {"bytes", report.stats.cache_bytes}};
 }

@@ -155,6 +155,7 @@ TEST_P(PipelineParity, EveryStep) {
     helper.set_params(
         {.cache_interval = interval,
          .cache_branch_id = recorded.integer("cache_branch_id"),
+         .forecast_order = 0,
          .step_counting = recorded.text("count") == "calls" ? StepCounting::kCalls : StepCounting::kTimesteps});
     helper.enable();
   }
@@ -216,7 +217,7 @@ TEST(PipelineParityInputs, ARefinerGoesOnWithLatentsOfTheBase) {
   ASSERT_TRUE(base.shares_latents_with(refiner));
   Helper base_helper(base), refiner_helper(refiner);
   for (auto* helper : {&base_helper, &refiner_helper}) {
-    helper->set_params({.cache_interval = 2});
+    helper->set_params({.cache_interval = 2, .forecast_order = 0});
     helper->enable();
   }
   base.set_scheduler("ddim");

@@ -78,7 +78,8 @@ TEST_P(VideoParity, EveryStep) {
   Helper helper(pipe);
   const auto interval = recorded.integer("cache_interval");
   if (interval > 0) {
-    helper.set_params({.cache_interval = interval, .cache_branch_id = recorded.integer("cache_branch_id")});
+    helper.set_params(
+        {.cache_interval = interval, .cache_branch_id = recorded.integer("cache_branch_id"), .forecast_order = 0});
     helper.enable();
   }
   auto params = params_of(recorded);

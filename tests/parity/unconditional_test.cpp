@@ -47,7 +47,8 @@ UnconditionalParams params_of(const Recorded& recorded) {
 
 CacheParams cache_params_of(const Recorded& recorded) {
   CacheParams params{.cache_interval = recorded.integer("cache_interval"),
-                     .cache_branch_id = recorded.integer("cache_branch_id")};
+                     .cache_branch_id = recorded.integer("cache_branch_id"),
+                     .forecast_order = 0};
   const auto mode = recorded.text("skip_mode");
   if (mode == "uniform") return params;
   params.skip_mode = mode == "quad" ? SkipMode::kQuad : SkipMode::kCenter;

@@ -99,9 +99,16 @@ class OutputTest(Txt2ImgTest):
         self.assertEqual([s["mode"] for s in report["steps"]], ["full", "cached", "cached"] * 2 + ["full"])
         self.assertEqual([s["index"] for s in report["steps"]], list(range(7)))
         self.assertEqual([s["timestep"] for s in report["steps"]], [853, 711, 569, 427, 285, 143, 1])
+        feature = 2 * 16 * 16 * 16 * 4  # bytes; two are held to forecast from, and the forecast
         self.assertEqual(
             report["cache"],
-            {"interval": 3, "branch_id": 2, "policy": "uniform, every 3 steps", "bytes": 2 * 16 * 16 * 16 * 4},
+            {
+                "interval": 3,
+                "branch_id": 2,
+                "forecast_order": 1,
+                "policy": "uniform, every 3 steps",
+                "bytes": 3 * feature,
+            },
         )
         self.assertEqual((report["totals"]["full_steps"], report["totals"]["cached_steps"]), (3, 4))
         request = report["request"]
@@ -218,7 +225,7 @@ class ParityTest(Txt2ImgTest):
             helper.disable()
             self.run_well(
                 "--scheduler", scheduler, "--steps", 9, "--cfg-scale", 3, "-b", 2, "-W", 112, "-H", 80,
-                "--cache-interval", 3, "--cache-branch-id", 4, "--init-latents", "start.pt",
+                "--cache-interval", 3, "--cache-branch-id", 4, "--forecast-order", 0, "--init-latents", "start.pt",
                 "--save-latents", "end.pt", model=self.folder / "package", prompt="panda",
             )  # fmt: skip
             actual = torch.load(self.folder / "end.pt")

@@ -113,5 +113,38 @@ TEST(NonUniformPolicyErrors, OutOfRange) {
   expect_error<std::invalid_argument>([] { make_quad_policy(50, 5, 0.5); }, {"pow must be above 1, to 10, got 0.5"});
 }
 
+TEST(ListPolicy, FullAtTheseSteps) {
+  const auto policy = make_list_policy({0, 2, 7});
+  EXPECT_EQ(full_steps_of(*policy, 10), (std::vector<std::int64_t>{0, 2, 7}));
+  EXPECT_EQ(policy->describe(), "steps 0, 2, 7");
+}
+
+TEST(ListPolicy, BeginsWithZeroAndRises) {
+  for (const auto& [steps, message] : {std::pair<std::vector<std::int64_t>, std::string>{{}, "begin with 0, got []"},
+                                       {{1, 2}, "begin with 0, got [1, 2]"},
+                                       {{-1, 0}, "begin with 0, got [-1, 0]"},
+                                       {{0, 3, 3}, "must rise, got [0, 3, 3]"},
+                                       {{0, 4, 2}, "must rise, got [0, 4, 2]"}})
+    expect_error<std::invalid_argument>([&] { make_list_policy(steps); }, {message});
+}
+
+TEST(TimestepPolicy, FullAtADistance) {
+  const auto policy = make_timestep_policy(std::vector<double>{900, 850, 801, 800, 700, 699, 10}, 100);
+  EXPECT_EQ(full_steps_of(*policy, 9), (std::vector<std::int64_t>{0, 3, 4, 6, 7, 8}));  // unknown ones too
+  EXPECT_EQ(policy->describe(), "every 100 timesteps, 4 of 7 steps");
+  for (const double distance : {0.0, -1.0, std::nan(""), std::numeric_limits<double>::infinity()})
+    expect_error<std::invalid_argument>([&] { make_timestep_policy({}, distance); }, {"above 0, got"});
+}
+
+TEST(WindowPolicy, FullAtBothEnds) {
+  const auto policy = make_window_policy(make_uniform_policy(5), 12, 2, 1);
+  EXPECT_EQ(full_steps_of(*policy, 12), (std::vector<std::int64_t>{0, 1, 5, 10, 11}));
+  EXPECT_EQ(policy->describe(), "uniform, every 5 steps; the first 2 and last 1 of 12 full");
+  expect_error<std::invalid_argument>([&] { make_window_policy(nullptr, 12, 2, 1); }, {"needs a policy"});
+  expect_error<std::invalid_argument>([&] { make_window_policy(policy, 0, 2, 1); }, {"1 or above, got 0"});
+  expect_error<std::invalid_argument>([&] { make_window_policy(policy, 12, -2, 1); }, {"got -2 and 1"});
+  expect_error<std::invalid_argument>([&] { make_window_policy(policy, 12, 2, -1); }, {"got 2 and -1"});
+}
+
 }  // namespace
 }  // namespace deepcache

@@ -6,6 +6,7 @@
 
 #include "expect_error.hpp"
 #include "networks.hpp"
+#include "tensor_near.hpp"
 
 namespace deepcache {
 namespace {
@@ -240,7 +241,7 @@ TEST(Helper, Statistics) {
   EXPECT_EQ(stats.full_steps, 3);
   EXPECT_EQ(stats.cached_steps, 4);
   const auto place = unet.profile(unet_inputs())[2];
-  EXPECT_EQ(stats.cache_bytes, place.feature_bytes);
+  EXPECT_EQ(stats.cache_bytes, 3 * place.feature_bytes);  // two that are forecast from, and the forecast
   EXPECT_EQ(stats.full_step, place.full_step);
   EXPECT_EQ(stats.cached_step, place.cached_step);
   EXPECT_EQ(stats.macs_saved, 4 * (place.full_step.total() - place.cached_step.total()));
@@ -262,6 +263,89 @@ TEST(Helper, OwnPolicy) {
   helper.enable();
   run(unet, 4);
   EXPECT_EQ(full_steps(helper), (std::vector<bool>{true, true, false, false}));
+}
+
+/// Its feature is a parabola in the timestep, and passes to the output.
+torch::jit::Module parabola() {
+  return make_module(R"(
+    def forward(self, x, timestep):
+        h = torch.conv2d(x, self.weight) * (1.0 + 0.5 * timestep + 0.25 * timestep * timestep)
+        return torch.cat([h, x], 1)
+  )");
+}
+
+/// |output - full output| of each step, at timesteps 0, 1, ...
+std::vector<double> errors(const CacheParams& params, int steps) {
+  Helper helper(parabola()), full(parabola());
+  helper.set_params(params);
+  helper.enable();
+  const auto x = torch::linspace(-1, 2, 200).view({2, 4, 5, 5});
+  std::vector<double> result;
+  for (int i = 0; i < steps; ++i) {
+    const std::vector<c10::IValue> inputs{x, torch::full({}, static_cast<double>(i))};
+    result.push_back(
+        (first_tensor(helper.forward(inputs)) - first_tensor(full.forward(inputs))).abs().max().item<double>());
+  }
+  return result;
+}
+
+TEST(HelperForecast, OrderTwoForecastsAParabolaOrderOneIsNearerThanReuse) {
+  const auto reuse = errors({.cache_interval = 3, .forecast_order = 0}, 15);
+  const auto line = errors({.cache_interval = 3, .forecast_order = 1}, 15);
+  const auto curve = errors({.cache_interval = 3, .forecast_order = 2}, 15);
+  for (std::size_t i = 0; i < 15; ++i) {
+    if (i % 3 == 0) {
+      EXPECT_EQ(reuse[i] + line[i] + curve[i], 0) << i;
+      continue;
+    }
+    EXPECT_EQ(line[i] == reuse[i], i < 3) << i;  // one feature: nothing to forecast from
+    EXPECT_EQ(curve[i] == line[i], i < 6) << i;
+    if (i > 3) {
+      EXPECT_LT(line[i], 0.6 * reuse[i]) << i;
+    }
+    if (i > 6) {
+      EXPECT_LT(curve[i], 1e-4) << i;
+    }
+  }
+}
+
+TEST(HelperForecast, DefaultsToOrderOne) {
+  EXPECT_EQ(errors({.cache_interval = 4}, 12), errors({.cache_interval = 4, .forecast_order = 1}, 12));
+}
+
+TEST(HelperForecast, AChangeOfShapeForgetsAllFeatures) {
+  const auto unet = test_unet();
+  Helper helper(unet);
+  helper.set_params({.cache_interval = 2});
+  helper.enable();
+  run(unet, 4);
+  const auto larger = [&](int seed) { return call(unet, seed, 1, 16); };
+  larger(4);  // full
+  const auto cached = larger(5);
+  helper.set_params({.cache_interval = 2, .forecast_order = 0});
+  larger(4);
+  EXPECT_TRUE(larger(5).equal(cached));  // reused as it is
+}
+
+struct Halves : FirstTwo {
+  std::vector<double> forecast_weights(std::int64_t step_index) const override {
+    return step_index == 3 ? std::vector<double>{} : std::vector{0.5, 0.25};
+  }
+  std::int64_t num_forecast_weights() const override { return 2; }
+};
+
+TEST(HelperForecast, APolicyMayGiveTheWeights) {
+  Helper helper(parabola());
+  helper.set_params({.forecast_order = 0, .policy = std::make_shared<Halves>()});
+  helper.enable();
+  const auto x = torch::rand({1, 4, 2, 2});
+  std::vector<torch::Tensor> features;
+  for (int i = 0; i < 3; ++i)
+    features.push_back(first_tensor(helper.forward({x, torch::full({}, static_cast<double>(i))})).slice(1, 0, 4));
+  expect_tensor_near(features[2], 0.5 * features[1] + 0.25 * features[0], 1e-6);
+  // Where it gives none, forecast_order says, of the features that are held.
+  const auto last = first_tensor(helper.forward({x, torch::full({}, 3.0)})).slice(1, 0, 4);
+  EXPECT_TRUE(last.equal(features[1]));
 }
 
 TEST(HelperParams, ModulesByNameOrItsEnd) {
@@ -295,6 +379,12 @@ TEST(HelperParams, OutOfRangeChangesNothing) {
   refuse({.cache_interval = 0}, {"cache_interval must be 1 or above, got 0"});
   refuse({.cache_interval = 2, .cache_branch_id = 12}, {"cache_branch_id must be 0 to 11 for this UNet, got 12"});
   refuse({.cache_interval = 2, .cache_branch_id = -1}, {"0 to 11", "got -1"});
+  refuse({.forecast_order = 3}, {"forecast_order must be 0 to 2, got 3"});
+  refuse({.forecast_order = -1}, {"forecast_order must be 0 to 2, got -1"});
+  refuse({.skip_mode = SkipMode::kList}, {"must begin with 0, got []"});
+  refuse({.skip_mode = SkipMode::kTimesteps}, {"timestep_distance must be above 0, got 0"});
+  refuse({.full_first = -1}, {"full_first must be 0 or above, got -1"});
+  refuse({.full_last = -2}, {"full_last must be 0 or above, got -2"});
   EXPECT_EQ(helper.params().cache_interval, 4);
   EXPECT_EQ(helper.params().cache_branch_id, 7);
 }
@@ -394,6 +484,29 @@ TEST(Helper, NonUniformModesNeedTheSchedule) {
   helper.set_params({.cache_interval = 3, .skip_mode = SkipMode::kCenter, .pow = 1.4, .center = 5});  // keeps it
   call(unet, 0);
   EXPECT_EQ(helper.stats().policy, make_center_policy(10, 3, 5, 1.4)->describe());
+}
+
+TEST(Helper, ListsTimestepsAndWindows) {
+  const auto unet = test_unet();
+  const std::vector<double> schedule{900, 890, 870, 800, 700, 690, 500, 200, 150, 100};
+  Helper helper(unet);
+  helper.enable();
+  const auto expect = [&](const CacheParams& params, const std::vector<int>& expected) {
+    helper.set_params(params);
+    unet.begin_run(schedule);
+    for (int i = 0; i < 10; ++i) call(unet, i);
+    std::vector<int> steps;
+    for (const auto& step : helper.stats().steps)
+      if (step.full) steps.push_back(static_cast<int>(step.step_index));
+    EXPECT_EQ(steps, expected);
+  };
+  expect({.skip_mode = SkipMode::kList, .full_steps = {0, 1, 5}}, {0, 1, 5});
+  expect({.skip_mode = SkipMode::kTimesteps, .timestep_distance = 100}, {0, 3, 4, 6, 7, 9});
+  expect({.cache_interval = 4, .full_first = 2, .full_last = 3}, {0, 1, 4, 7, 8, 9});
+  EXPECT_EQ(helper.stats().policy, "uniform, every 4 steps; the first 2 and last 3 of 10 full");
+  helper.reset();
+  expect_error<std::invalid_argument>([&] { call(unet, 0); },
+                                      {"full_first and full_last need the run's number of steps"});
 }
 
 TEST(Helper, NonUniformModesOutOfRange) {

@@ -1,0 +1,146 @@
+#include "core/feature_history.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "core/weighted_sum.hpp"
+#include "tensor_near.hpp"
+
+namespace deepcache {
+namespace {
+
+torch::Tensor random(torch::IntArrayRef sizes, int seed, torch::Dtype dtype = torch::kFloat) {
+  torch::manual_seed(seed);
+  return torch::randn(sizes).to(dtype);
+}
+
+using Weights = std::vector<double>;
+using Positions = std::vector<std::int64_t>;
+
+TEST(PolynomialWeights, AreLagranges) {
+  EXPECT_EQ(polynomial_weights(Positions{4}, 9), (Weights{1}));
+  EXPECT_EQ(polynomial_weights(Positions{4, 2}, 5), (Weights{1.5, -0.5}));
+  EXPECT_EQ(polynomial_weights(Positions{4, 2, 1}, 5), (Weights{2, -2, 1}));
+}
+
+TEST(FeatureHistory, ForecastsALinearSignalExactly) {
+  const auto start = random({2, 3, 5, 7}, 0), slope = random({2, 3, 5, 7}, 1);
+  const auto signal = [&](std::int64_t position) { return start + static_cast<double>(position) * slope; };
+  FeatureHistory history(1);
+  history.add(0, signal(0));
+  EXPECT_TRUE(history.forecast(1).equal(signal(0)));  // nothing is known but that
+  for (const std::int64_t position : {3, 4, 9}) {
+    history.add(position, signal(position));
+    for (const std::int64_t ahead : {1, 2, 6})
+      expect_tensor_near(history.forecast(position + ahead), signal(position + ahead), 2e-5);
+  }
+  EXPECT_LT(history.relative_error(), 1e-6);
+}
+
+TEST(FeatureHistory, ForecastsAParabolaExactlyInOrderTwo) {
+  const auto a = random({40}, 0), b = random({40}, 1), c = random({40}, 2);
+  const auto signal = [&](double position) { return a + position * b + position * position * c; };
+  FeatureHistory history(2);
+  for (const std::int64_t position : {0, 2, 5}) history.add(position, signal(static_cast<double>(position)));
+  history.add(6, signal(6));  // tells that following it wholly is right
+  expect_tensor_near(history.forecast(8), signal(8), 1e-3);
+}
+
+TEST(FeatureHistory, FollowsAForecastAsFarAsTheLastOneWasRight) {
+  const auto start = random({40}, 0), slope = random({40}, 1);
+  const auto after = [&](double change) {
+    FeatureHistory history(1);
+    history.add(0, start);
+    history.add(2, start + slope);
+    history.add(4, start + slope * (1 + change));
+    return history;
+  };
+  // Forecast was a change of one slope; then each change goes on as far as it was right.
+  expect_tensor_near(after(0.5).forecast(6), start + slope * (1.5 + 0.5 * 0.5), 1e-6);
+  expect_tensor_near(after(0.5).forecast(5), start + slope * (1.5 + 0.25 * 0.625), 1e-6);
+  expect_tensor_near(after(-1).forecast(6), start, 1e-6);             // it turned: the latest as it is
+  expect_tensor_near(after(3).forecast(6), start + slope * 7, 1e-5);  // never farther than the line
+}
+
+TEST(FeatureHistory, TheErrorIsThatOfWhatWouldHaveBeenForecast) {
+  const auto start = random({40}, 0), slope = random({40}, 1);
+  FeatureHistory history(1);
+  EXPECT_EQ(history.relative_error(), std::numeric_limits<double>::infinity());
+  history.add(0, start);
+  EXPECT_EQ(history.relative_error(), std::numeric_limits<double>::infinity());
+  history.add(2, start + slope);
+  const auto norm = [](const torch::Tensor& tensor) { return tensor.norm().item<double>(); };
+  EXPECT_NEAR(history.relative_error(), norm(slope) / norm(start + slope), 1e-6);
+  const auto truth = start + slope * 1.5;
+  history.add(4, truth);
+  EXPECT_NEAR(history.relative_error(), norm(slope * 0.5) / norm(truth), 1e-6);
+}
+
+TEST(FeatureHistory, EachItemOfABatchIsForecastAsAlone) {
+  const auto features = random({3, 2, 4, 6, 6}, 0);
+  FeatureHistory both(1), alone(1);
+  for (std::int64_t i = 0; i < 3; ++i) {
+    both.add(3 * i, features[i]);
+    alone.add(3 * i, features[i].slice(0, 1, 2));
+  }
+  EXPECT_TRUE(both.forecast(8).slice(0, 1, 2).equal(alone.forecast(8)));
+}
+
+TEST(FeatureHistory, HoldsAsManyAsItNeedsAndTheBuffer) {
+  FeatureHistory history(1, 3);
+  EXPECT_TRUE(history.empty());
+  for (std::int64_t position = 0; position < 5; ++position) history.add(position, random({8, 8}, 0));
+  EXPECT_EQ(history.nbytes(), 3 * 8 * 8 * 4);
+  history.forecast(6);
+  EXPECT_EQ(history.nbytes(), 4 * 8 * 8 * 4);
+  history.clear();
+  EXPECT_TRUE(history.empty());
+  EXPECT_EQ(history.nbytes(), 0);
+}
+
+TEST(FeatureHistory, GivenWeightsNeedAsManyFeatures) {
+  FeatureHistory history(0, 2);
+  const auto first = random({8}, 0), second = random({8}, 1);
+  history.add(0, first);
+  EXPECT_TRUE(history.weighted(Weights{0.25, 0.5}).equal(first));
+  history.add(1, second);
+  expect_tensor_near(history.weighted(Weights{0.25, 0.5}), 0.25 * second + 0.5 * first, 1e-6);
+}
+
+TEST(WeightedSum, RoundsOnceInEachDtypeAndLayout) {
+  const Weights weights{1.7, -1.1, 0.4};
+  for (const auto dtype : {torch::kFloat, torch::kDouble, torch::kBFloat16, torch::kHalf})
+    for (const auto layout : {"contiguous", "channels last", "with gaps", "unlike"}) {
+      std::vector<torch::Tensor> terms;
+      for (int k = 0; k < 3; ++k) {
+        auto term = random({2, 5, 33, 20}, k, dtype);
+        if (layout == std::string("channels last")) term = term.contiguous(torch::MemoryFormat::ChannelsLast);
+        if (layout == std::string("with gaps")) term = term.slice(3, 0, 17);
+        if (layout == std::string("unlike") && k == 1) term = term.contiguous(torch::MemoryFormat::ChannelsLast);
+        terms.push_back(term);
+      }
+      auto exact = torch::zeros_like(terms[0], torch::kDouble);
+      for (std::size_t k = 0; k < 3; ++k) exact += weights[k] * terms[k].to(torch::kDouble);
+      torch::Tensor buffer;
+      const auto sum = weighted_sum(terms, weights, buffer);
+      ASSERT_EQ(sum.scalar_type(), dtype);
+      const auto epsilon = dtype == torch::kFloat      ? 1e-7
+                           : dtype == torch::kDouble   ? 1e-15
+                           : dtype == torch::kBFloat16 ? 1.0 / 256
+                                                       : 1.0 / 2048;  // half of the last bit, at most
+      const auto allowed = epsilon * 1.001 * exact.abs() + (dtype == torch::kDouble ? 1e-14 : 1e-6);
+      EXPECT_TRUE((sum.to(torch::kDouble) - exact).abs().le(allowed).all().item<bool>())
+          << layout << ", " << c10::toString(dtype);
+    }
+}
+
+TEST(WeightedSum, WritesIntoTheSameMemory) {
+  const std::vector terms{random({100}, 0), random({100}, 1)};
+  torch::Tensor buffer;
+  const auto* first = weighted_sum(terms, Weights{1, 1}, buffer).const_data_ptr();
+  EXPECT_EQ(weighted_sum(terms, Weights{2, 1}, buffer).const_data_ptr(), first);
+}
+
+}  // namespace
+}  // namespace deepcache
