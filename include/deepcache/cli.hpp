@@ -70,15 +70,13 @@ inline void add_cache_flags(CLI::App& app, Options& o) {
   app.add_option("--forecast-order", o.request.cache.forecast_order,
                  "Of the polynomial by which cached steps forecast the feature; 0: the latest as it is")
       ->capture_default_str();
-  static const std::map<std::string, SkipMode> modes{{"uniform", SkipMode::kUniform},
-                                                     {"quad", SkipMode::kQuad},
-                                                     {"center", SkipMode::kCenter},
-                                                     {"list", SkipMode::kList},
-                                                     {"timesteps", SkipMode::kTimesteps}};
+  static const std::map<std::string, SkipMode> modes{
+      {"uniform", SkipMode::kUniform}, {"quad", SkipMode::kQuad},           {"center", SkipMode::kCenter},
+      {"list", SkipMode::kList},       {"timesteps", SkipMode::kTimesteps}, {"adaptive", SkipMode::kAdaptive}};
   app.add_option("--skip-mode", o.request.cache.skip_mode,
                  "How full steps are spread: uniform (default), quad (denser at the start), center (about --center), "
-                 "list (--full-steps) or timesteps (--timestep-distance)")
-      ->transform(CLI::CheckedTransformer(modes).description("uniform, quad, center, list or timesteps"))
+                 "list (--full-steps), timesteps (--timestep-distance) or adaptive (--tolerance)")
+      ->transform(CLI::CheckedTransformer(modes).description("uniform, quad, center, list, timesteps or adaptive"))
       ->type_name("");
   app.add_option("--pow", o.request.cache.pow, "Of quad and center: above 1; the higher, the less even")
       ->capture_default_str();
@@ -87,6 +85,11 @@ inline void add_cache_flags(CLI::App& app, Options& o) {
   app.add_option("--full-steps", o.request.cache.full_steps, "Of list: such as 0,3,7")->delimiter(',');
   app.add_option("--timestep-distance", o.request.cache.timestep_distance,
                  "Of timesteps: full where the timestep is so far from the last full step's");
+  app.add_option("--tolerance", o.request.cache.tolerance,
+                 "Of adaptive: full where the latents moved so far since the last full step, relatively; 0 to 1")
+      ->capture_default_str();
+  app.add_option("--max-interval", o.request.cache.max_interval, "Of adaptive: full in so many calls at least")
+      ->capture_default_str();
   app.add_option("--full-first", o.request.cache.full_first, "Calls at a run's begin that are full in any case")
       ->capture_default_str();
   app.add_option("--full-last", o.request.cache.full_last, "Calls at its end")->capture_default_str();

@@ -3,6 +3,7 @@
 #include <concepts>
 #include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -32,9 +33,13 @@ enum class StepCounting {
 };
 
 /// Which steps are full: by `make_uniform_policy`, `make_quad_policy`, `make_center_policy`, `make_list_policy` or
-/// `make_timestep_policy`. All but kUniform and kList need to know the run's timesteps: pipelines tell, and
+/// `make_timestep_policy`. kQuad, kCenter and kTimesteps need to know the run's timesteps: pipelines tell, and
 /// `UNet::begin_run` does in a loop of one's own.
-enum class SkipMode { kUniform, kQuad, kCenter, kList, kTimesteps };
+///
+/// kAdaptive decides by the UNet's first input, the sample: a step is full where that is farther than `tolerance` from
+/// what it was at the last full step, by norm and relative to itself, all items of a batch together. On other devices
+/// than the CPU that waits for the device in each step.
+enum class SkipMode { kUniform, kQuad, kCenter, kList, kTimesteps, kAdaptive };
 
 /// Defaults are those of Python's DeepCacheSDHelper.set_params, but for `forecast_order`, which it doesn't have.
 struct CacheParams {
@@ -48,8 +53,10 @@ struct CacheParams {
   SkipMode skip_mode = SkipMode::kUniform;
   double pow = 1.2;         ///< of kQuad and kCenter: above 1, to 10; the higher, the less even
   std::int64_t center = 0;  ///< of kCenter: the step about which full ones are closest, 0 to the run's number of calls
-  std::vector<std::int64_t> full_steps = {};   ///< of kList: the first 0, and rising
-  double timestep_distance = 0;                ///< of kTimesteps: above 0
+  std::vector<std::int64_t> full_steps = {};  ///< of kList: the first 0, and rising
+  double timestep_distance = 0;               ///< of kTimesteps: above 0
+  double tolerance = 0.18;                    ///< of kAdaptive: above 0, below 1
+  std::int64_t max_interval = 8;  ///< of kAdaptive: a full call in so many at least; in half as many at first
   std::int64_t full_first = 0, full_last = 0;  ///< calls at a run's begin and end that are full besides
   StepCounting step_counting = StepCounting::kCalls;
   std::shared_ptr<const CachePolicy> policy = {};  ///< if set, decides instead of skip_mode and what it reads
@@ -61,6 +68,9 @@ struct StepStats {
   std::string context;
   bool full = false;
   double milliseconds = 0;  ///< of the UNet alone, on its device
+  /// Of a full step whose feature was kept, |feature - forecast| / |feature|: how far off it would have been as a
+  /// cached one. NaN if there was nothing to forecast from.
+  double forecast_error = std::numeric_limits<double>::quiet_NaN();
 };
 
 /// What was done since the last reset.

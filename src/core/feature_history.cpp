@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <utility>
 
 #include "core/weighted_sum.hpp"
@@ -36,10 +37,10 @@ void FeatureHistory::clear() {
   positions_.clear();
   buffer_.reset();
   best_shares_.clear();
-  relative_error_ = std::numeric_limits<double>::infinity();
 }
 
-void FeatureHistory::add(std::int64_t position, torch::Tensor feature) {
+double FeatureHistory::add(std::int64_t position, torch::Tensor feature) {
+  double error = std::numeric_limits<double>::quiet_NaN();
   if (!features_.empty()) {
     const auto products = compare_forecast(feature, nodes(), polynomial_weights(node_positions(), position));
     double squared_error = 0, squared_norm = 0;
@@ -51,13 +52,14 @@ void FeatureHistory::add(std::int64_t position, torch::Tensor feature) {
       squared_norm += of_item.truth_truth;
       best_shares.push_back(of_item.move_move > 0 ? of_item.change_move / of_item.move_move : 1);
     }
-    relative_error_ = std::sqrt(std::max(squared_error, 0.0) / squared_norm);
+    error = std::sqrt(std::max(squared_error, 0.0) / squared_norm);
     if (nodes().size() > 1) best_shares_ = std::move(best_shares);
   }
   features_.insert(features_.begin(), std::move(feature));
   positions_.insert(positions_.begin(), position);
   features_.resize(std::min(features_.size(), depth_));
   positions_.resize(features_.size());
+  return error;
 }
 
 torch::Tensor FeatureHistory::forecast(std::int64_t position) {

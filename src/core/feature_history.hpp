@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <limits>
 #include <span>
 #include <vector>
 
@@ -23,7 +22,9 @@ class FeatureHistory {
       : in_forecast_(static_cast<std::size_t>(forecast_order) + 1),
         depth_(std::max(in_forecast_, static_cast<std::size_t>(num_weights))) {}
 
-  void add(std::int64_t position, torch::Tensor feature);
+  /// @returns how far off the forecast for this position would have been: |feature - forecast| / |feature|, by norm;
+  ///          NaN if none could be made
+  double add(std::int64_t position, torch::Tensor feature);
   void clear();
   bool empty() const { return features_.empty(); }
 
@@ -36,9 +37,6 @@ class FeatureHistory {
   /// With given weights of the latest features, newest first. With fewer features than weights, the latest as it is.
   torch::Tensor weighted(std::span<const double> weights);
 
-  /// How far off the forecast for the latest full step would have been: |feature - forecast| / |feature|, by norm.
-  /// Infinite while none could be made.
-  double relative_error() const { return relative_error_; }
   std::int64_t nbytes() const;
 
  private:
@@ -53,7 +51,6 @@ class FeatureHistory {
   std::vector<std::int64_t> positions_;
   torch::Tensor buffer_;             // of forecasts
   std::vector<double> best_shares_;  // of each item; empty while nothing was forecast
-  double relative_error_ = std::numeric_limits<double>::infinity();
 };
 
 }  // namespace deepcache

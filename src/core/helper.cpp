@@ -1,8 +1,12 @@
 #include "deepcache/helper.hpp"
 
 #include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
 #include <map>
 #include <optional>
+#include <span>
 #include <tuple>
 
 #include "core/feature_history.hpp"
@@ -11,6 +15,7 @@
 #include "core/step_timer.hpp"
 #include "core/torchscript.hpp"
 #include "core/unet_impl.hpp"
+#include "core/weighted_sum.hpp"
 #include "error.hpp"
 
 namespace deepcache {
@@ -61,8 +66,39 @@ std::int64_t find_branch(const CacheParams& params, const std::vector<std::strin
 
 bool caches(const CacheParams& params) {
   return params.policy || params.cache_interval > 1 || params.skip_mode == SkipMode::kList ||
-         params.skip_mode == SkipMode::kTimesteps;
+         params.skip_mode == SkipMode::kTimesteps || params.skip_mode == SkipMode::kAdaptive;
 }
+
+bool is_adaptive(const CacheParams& params) {
+  return !params.policy && params.skip_mode == SkipMode::kAdaptive;
+}
+
+/// How far a sample has moved from another: |sample - other| / |sample|, by norm.
+double distance(const torch::Tensor& sample, const torch::Tensor& other) {
+  double change = 0, norm = 0;
+  for (const auto& of_item : compare_forecast(sample, std::span(&other, 1), std::array{1.0})) {
+    change += of_item.change_change;
+    norm += of_item.truth_truth;
+  }
+  return std::sqrt(change / norm);
+}
+
+/// What can be said before a run of SkipMode::kAdaptive; the helper adds to it.
+class AdaptivePolicy : public CachePolicy {
+ public:
+  explicit AdaptivePolicy(const CacheParams& params) : tolerance_(params.tolerance), longest_(params.max_interval) {
+    check_argument(tolerance_ > 0 && tolerance_ < 1, "tolerance must be above 0 and below 1, got {:g}", tolerance_);
+    check_argument(longest_ >= 1, "max_interval must be 1 or above, got {}", longest_);
+  }
+  bool is_full_step(std::int64_t step_index) const override { return step_index == 0; }
+  std::string describe() const override {
+    return fmt::format("adaptive, tolerance {:g}, every {} steps or oftener", tolerance_, longest_);
+  }
+
+ private:
+  double tolerance_;
+  std::int64_t longest_;
+};
 
 /// Nothing if which steps are full depends on the schedule, and that is empty: not known.
 std::shared_ptr<const CachePolicy> choose_unwindowed_policy(const CacheParams& params,
@@ -70,6 +106,7 @@ std::shared_ptr<const CachePolicy> choose_unwindowed_policy(const CacheParams& p
   if (params.policy) return params.policy;
   if (params.skip_mode == SkipMode::kUniform) return make_uniform_policy(params.cache_interval);
   if (params.skip_mode == SkipMode::kList) return make_list_policy(params.full_steps);
+  if (params.skip_mode == SkipMode::kAdaptive) return std::make_shared<AdaptivePolicy>(params);
   if (schedule.empty()) return nullptr;
   const auto num_steps = static_cast<std::int64_t>(schedule.size());
   if (params.skip_mode == SkipMode::kTimesteps) return make_timestep_policy(schedule, params.timestep_distance);
@@ -92,6 +129,7 @@ void check_params(const CacheParams& params) {
   check_argument(params.full_first >= 0, "full_first must be 0 or above, got {}", params.full_first);
   check_argument(params.full_last >= 0, "full_last must be 0 or above, got {}", params.full_last);
   if (params.policy) return;
+  if (params.skip_mode == SkipMode::kAdaptive) AdaptivePolicy{params};
   if (params.skip_mode == SkipMode::kTimesteps) make_timestep_policy({}, params.timestep_distance);
   if (params.skip_mode != SkipMode::kQuad && params.skip_mode != SkipMode::kCenter) return;
   const auto center = params.skip_mode == SkipMode::kCenter ? params.center : 0;
@@ -108,12 +146,15 @@ struct Helper::Impl : UNetHook {
     std::optional<std::int64_t> first_position;  // in the schedule; StepCounting::kTimesteps counts from it
     FeatureHistory features;                     // empty: nothing is cached
     Signature signature;                         // of the inputs that the features were computed from
+    std::int64_t latest_full = 0;                // call
+    torch::Tensor sample;                        // of that call, where SkipMode::kAdaptive needs it
     Conditioning conditioning;                   // what steps of the context leave to the next
   };
   struct Step {
     std::int64_t index;
     std::string context;
     bool full;
+    double forecast_error = std::numeric_limits<double>::quiet_NaN();
     StepTimer timer;
   };
 
@@ -163,8 +204,9 @@ struct Helper::Impl : UNetHook {
     auto signature = signature_of(inputs);
     if (state.signature != signature) state.features.clear();
     const auto index = step_index(state, inputs);
-    const bool full = state.features.empty() || policy->is_full_step(index);
-    steps.push_back({index, context, full, StepTimer(backend().device())});
+    const bool full = state.features.empty() || policy->is_full_step(index) || has_drifted(state, inputs);
+    steps.push_back({.index = index, .context = context, .full = full, .timer = StepTimer(backend().device())});
+    const auto sample = is_adaptive(params) ? inputs[0].toTensor().clone() : torch::Tensor();
     c10::IValue output;
     if (full) {
       if (latest_signature != signature) {
@@ -179,7 +221,9 @@ struct Helper::Impl : UNetHook {
       } else {
         auto result = recorded ? recorded->run_full(inputs, branch)
                                : backend().run_full(std::move(inputs), state.conditioning, branch);
-        state.features.add(state.calls, std::move(result.feature));
+        steps.back().forecast_error = state.features.add(state.calls, std::move(result.feature));
+        state.latest_full = state.calls;
+        if (is_adaptive(params)) state.sample = sample;
         state.signature = std::move(signature);
         output = std::move(result.output);
       }
@@ -192,6 +236,15 @@ struct Helper::Impl : UNetHook {
     steps.back().timer.stop();
     ++state.calls;
     return output;
+  }
+
+  /// SkipMode::kAdaptive: whether the sample has moved too far from that of the last full step, or that is too long
+  /// ago; half as long where there is but one feature, from which nothing can be forecast.
+  bool has_drifted(const Context& state, const std::vector<c10::IValue>& inputs) const {
+    if (!is_adaptive(params)) return false;
+    const auto longest = state.latest_full == 0 ? (params.max_interval + 1) / 2 : params.max_interval;
+    return state.calls - state.latest_full >= longest ||
+           distance(inputs[0].toTensor(), state.sample) > params.tolerance;
   }
 
   std::int64_t step_index(Context& state, const std::vector<c10::IValue>& inputs) const {
@@ -286,7 +339,11 @@ CacheStats Helper::stats() const {
   stats.cache_branch_id = impl_->branch;
   if (impl_->policy) stats.policy = impl_->policy->describe();
   for (const auto& step : impl_->steps) {
-    stats.steps.push_back({step.index, step.context, step.full, step.timer.milliseconds()});
+    stats.steps.push_back({.step_index = step.index,
+                           .context = step.context,
+                           .full = step.full,
+                           .milliseconds = step.timer.milliseconds(),
+                           .forecast_error = step.forecast_error});
     ++(step.full ? stats.full_steps : stats.cached_steps);
   }
   for (const auto& [name, context] : impl_->contexts) stats.cache_bytes += context.features.nbytes();

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <thread>
 
 #include "expect_error.hpp"
@@ -383,6 +384,9 @@ TEST(HelperParams, OutOfRangeChangesNothing) {
   refuse({.forecast_order = -1}, {"forecast_order must be 0 to 2, got -1"});
   refuse({.skip_mode = SkipMode::kList}, {"must begin with 0, got []"});
   refuse({.skip_mode = SkipMode::kTimesteps}, {"timestep_distance must be above 0, got 0"});
+  refuse({.skip_mode = SkipMode::kAdaptive, .tolerance = 0}, {"tolerance must be above 0 and below 1, got 0"});
+  refuse({.skip_mode = SkipMode::kAdaptive, .tolerance = 1}, {"tolerance must be above 0 and below 1, got 1"});
+  refuse({.skip_mode = SkipMode::kAdaptive, .max_interval = 0}, {"max_interval must be 1 or above, got 0"});
   refuse({.full_first = -1}, {"full_first must be 0 or above, got -1"});
   refuse({.full_last = -2}, {"full_last must be 0 or above, got -2"});
   EXPECT_EQ(helper.params().cache_interval, 4);
@@ -507,6 +511,26 @@ TEST(Helper, ListsTimestepsAndWindows) {
   helper.reset();
   expect_error<std::invalid_argument>([&] { call(unet, 0); },
                                       {"full_first and full_last need the run's number of steps"});
+}
+
+/// At samples 1, 1.01, 1.02, ...: each is a hundredth farther from the first, over itself.
+TEST(HelperAdaptive, FullWhereTheSampleMovedTooFarOrLongAgo) {
+  Helper helper(parabola());
+  helper.enable();
+  const auto expect = [&](const CacheParams& params, const std::vector<std::int64_t>& expected) {
+    helper.set_params(params);
+    for (int i = 0; i < 16; ++i)
+      helper.forward({torch::full({2, 4, 3, 3}, 1 + 0.01 * i), torch::full({}, static_cast<double>(i))});
+    std::vector<std::int64_t> full;
+    for (const auto& step : helper.stats().steps) {
+      if (step.full) full.push_back(step.step_index);
+      EXPECT_EQ(std::isnan(step.forecast_error), !step.full || step.step_index == 0);
+    }
+    EXPECT_EQ(full, expected);
+  };
+  expect({.skip_mode = SkipMode::kAdaptive, .tolerance = 0.035, .max_interval = 16}, {0, 4, 8, 12});
+  expect({.skip_mode = SkipMode::kAdaptive, .tolerance = 0.9, .max_interval = 5}, {0, 3, 8, 13});
+  EXPECT_EQ(helper.stats().policy, "adaptive, tolerance 0.9, every 5 steps or oftener");
 }
 
 TEST(Helper, NonUniformModesOutOfRange) {
