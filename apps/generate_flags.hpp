@@ -41,7 +41,7 @@ void run(Pipeline& pipe, const GenerateFlags& flags, const std::vector<Job>& job
   std::vector<Helper> helpers;
   helpers.emplace_back(pipe);
   run_jobs(jobs, helpers,
-           {.cache = flags.request.cache,
+           {.cache = cli::cache_params(flags, pipe.unet()),
             .compare = flags.request.compare,
             .outputs = flags.request.outputs,
             .pictures_a_subject = static_cast<std::size_t>(pictures_a_subject),

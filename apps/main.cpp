@@ -4,11 +4,15 @@
 
 #include "generate.hpp"
 #include "inspect.hpp"
+#include "tune.hpp"
 
 int main(int argc, char** argv) {
   CLI::App app("Diffusion UNets, several times faster without training", "deepcache");
   app.require_subcommand(1);
   deepcache::apps::add_generate(app);
   deepcache::apps::add_inspect(app);
-  return deepcache::cli::run(app, argc, argv);
+  int exit_code = 0;
+  deepcache::apps::add_tune(app, exit_code);
+  const int failure = deepcache::cli::run(app, argc, argv);
+  return failure != 0 ? failure : exit_code;
 }

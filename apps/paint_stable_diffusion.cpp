@@ -36,6 +36,7 @@ void paint_stable_diffusion(GenerateFlags& flags) {
   cli::require_prompt(flags);
   auto pipe = StableDiffusionPipeline::load(flags.model, cli::load_options(flags));
   check_model_type(flags, pipe.model_type());
+  flags.request.cache = cli::cache_params(flags, pipe.unet());
   if (!flags.image.empty()) load_pictures(pipe, flags.image, flags.mask, flags.request.params);
   load_controls(pipe, flags);
   std::optional<StableDiffusionPipeline> refiner;

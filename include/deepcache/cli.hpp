@@ -17,6 +17,7 @@
 #include "deepcache/generate.hpp"
 #include "deepcache/logging.hpp"
 #include "deepcache/tensor_io.hpp"
+#include "deepcache/tuned_policy.hpp"
 
 #ifdef _WIN32
 #include <io.h>
@@ -33,6 +34,7 @@ struct Options {
   GenerateRequest request = {};
   std::string model, scheduler, device = "cpu", dtype = "package", init_latents, prompts_file;
   std::vector<std::filesystem::path> controlnets = {};
+  std::filesystem::path cache_policy = {};
   std::int64_t seed = 42;
   int threads = 0;
   bool no_cache = false, trust_native_code = false, cuda_graphs = false, verbose = false;
@@ -93,17 +95,16 @@ inline void add_cache_flags(CLI::App& app, Options& o) {
   app.add_option("--full-first", o.request.cache.full_first, "Calls at a run's begin that are full in any case")
       ->capture_default_str();
   app.add_option("--full-last", o.request.cache.full_last, "Calls at its end")->capture_default_str();
+  app.add_option("--cache-policy", o.cache_policy,
+                 "File that `deepcache tune` wrote, instead of what flags say of caching")
+      ->check(CLI::ExistingFile)
+      ->excludes("--skip-mode");
   app.add_flag("--no-cache", o.no_cache, "Compute every step in full");
   app.add_flag("--compare", o.request.compare, "Run uncached too, report speedup and PSNR")->excludes("--no-cache");
 }
 
-inline void add_output_flags(CLI::App& app, Options& o) {
-  auto& outputs = o.request.outputs;
-  app.add_option("-o,--output", outputs.image, "PNG file; several images are numbered")->capture_default_str();
-  app.add_option("--contact-sheet", outputs.contact_sheet, "PNG of full and cached images side by side")
-      ->needs("--compare");
-  app.add_option("--report", outputs.report, "JSON file: what was asked, each step, times; a list for several prompts");
-  app.add_option("--save-latents", outputs.latents, "Writes the final latents, for torch.load");
+/// How a model is loaded and run.
+inline void add_load_flags(CLI::App& app, Options& o) {
   app.add_option("--device", o.device, "cpu, cuda or cuda:N")->capture_default_str();
   app.add_option("--dtype", o.dtype, "That networks compute in; package: as exported, auto: the fastest on this device")
       ->check(CLI::IsMember({"package", "auto", "float32", "bfloat16", "float16"}))
@@ -114,6 +115,16 @@ inline void add_output_flags(CLI::App& app, Options& o) {
   app.add_flag("--cuda-graphs", o.cuda_graphs,
                "On CUDA: record the UNet's steps as CUDA graphs and replay them; never run on a GPU yet");
   app.add_flag("-v,--verbose", o.verbose, "Say more");
+}
+
+inline void add_output_flags(CLI::App& app, Options& o) {
+  auto& outputs = o.request.outputs;
+  app.add_option("-o,--output", outputs.image, "PNG file; several images are numbered")->capture_default_str();
+  app.add_option("--contact-sheet", outputs.contact_sheet, "PNG of full and cached images side by side")
+      ->needs("--compare");
+  app.add_option("--report", outputs.report, "JSON file: what was asked, each step, times; a list for several prompts");
+  app.add_option("--save-latents", outputs.latents, "Writes the final latents, for torch.load");
+  add_load_flags(app, o);
 }
 
 inline void add_flags(CLI::App& app, Options& o) {
@@ -176,11 +187,19 @@ inline void require_prompt(const Options& options) {
   if (options.request.prompts.empty()) throw std::invalid_argument("--prompt or --prompts-file is required");
 }
 
+/// Of the policy's file, if one is named; else as the flags say.
+inline CacheParams cache_params(const Options& options, const UNet& unet) {
+  if (options.cache_policy.empty() || options.no_cache) return options.request.cache;
+  return load_policy(options.cache_policy).cache_params(unet);
+}
+
 /// All of this, for a program of Stable Diffusion.
 inline StableDiffusionPipeline load_pipeline(Options& options) {
   prepare(options);
   require_prompt(options);
-  return StableDiffusionPipeline::load(options.model, load_options(options));
+  auto pipe = StableDiffusionPipeline::load(options.model, load_options(options));
+  options.request.cache = cache_params(options, pipe.unet());
+  return pipe;
 }
 
 /// Parses the arguments and runs the program (the subcommands' callbacks run first). Errors go to standard error.

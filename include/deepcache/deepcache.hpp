@@ -17,6 +17,8 @@
 #include "deepcache/tensor_io.hpp"
 #include "deepcache/text_to_video_zero.hpp"
 #include "deepcache/tokenizer.hpp"
+#include "deepcache/tune.hpp"
+#include "deepcache/tuned_policy.hpp"
 #include "deepcache/unconditional.hpp"
 #include "deepcache/unet.hpp"
 #include "deepcache/video.hpp"

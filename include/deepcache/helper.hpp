@@ -54,6 +54,7 @@ struct CacheParams {
   double pow = 1.2;         ///< of kQuad and kCenter: above 1, to 10; the higher, the less even
   std::int64_t center = 0;  ///< of kCenter: the step about which full ones are closest, 0 to the run's number of calls
   std::vector<std::int64_t> full_steps = {};  ///< of kList: the first 0, and rising
+  std::int64_t num_steps = 0;                 ///< of kList: calls of the UNet that a run must have; 0: any number
   double timestep_distance = 0;               ///< of kTimesteps: above 0
   double tolerance = 0.18;                    ///< of kAdaptive: above 0, below 1
   std::int64_t max_interval = 8;  ///< of kAdaptive: a full call in so many at least; in half as many at first

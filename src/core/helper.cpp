@@ -105,7 +105,12 @@ std::shared_ptr<const CachePolicy> choose_unwindowed_policy(const CacheParams& p
                                                             std::span<const double> schedule) {
   if (params.policy) return params.policy;
   if (params.skip_mode == SkipMode::kUniform) return make_uniform_policy(params.cache_interval);
-  if (params.skip_mode == SkipMode::kList) return make_list_policy(params.full_steps);
+  if (params.skip_mode == SkipMode::kList) {
+    const auto num_steps = static_cast<std::int64_t>(schedule.size());
+    check_argument(params.num_steps == 0 || schedule.empty() || params.num_steps == num_steps,
+                   "the full steps are for runs of {} calls of the UNet, got a run of {}", params.num_steps, num_steps);
+    return make_list_policy(params.full_steps);
+  }
   if (params.skip_mode == SkipMode::kAdaptive) return std::make_shared<AdaptivePolicy>(params);
   if (schedule.empty()) return nullptr;
   const auto num_steps = static_cast<std::int64_t>(schedule.size());
@@ -126,6 +131,7 @@ std::shared_ptr<const CachePolicy> choose_policy(const CacheParams& params, std:
 void check_params(const CacheParams& params) {
   check_argument(params.forecast_order >= 0 && params.forecast_order <= kLargestOrder,
                  "forecast_order must be 0 to {}, got {}", kLargestOrder, params.forecast_order);
+  check_argument(params.num_steps >= 0, "num_steps must be 0 or above, got {}", params.num_steps);
   check_argument(params.full_first >= 0, "full_first must be 0 or above, got {}", params.full_first);
   check_argument(params.full_last >= 0, "full_last must be 0 or above, got {}", params.full_last);
   if (params.policy) return;

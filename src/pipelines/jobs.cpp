@@ -165,12 +165,10 @@ RunReport finish(const Subject& subject, const Run& cached, const std::optional<
   return report;
 }
 
-void save_contact_sheet(const JobOptions& options, const std::vector<ContactRow>& rows) {
+void save_contact_sheet(const JobOptions& options, const std::vector<ContactRow>& rows, const std::string& policy) {
   constexpr std::int64_t kSmallest = 128, kRowsAcross = 3;
   const auto scale = std::max<std::int64_t>(1, kSmallest / rows[0].images[0].size(2));
-  const auto& policy = options.cache.policy;
-  const auto cached = policy ? policy->describe() : fmt::format("every {}", options.cache.cache_interval);
-  save_png(contact_sheet({"full", cached}, rows, scale, kRowsAcross), options.outputs.contact_sheet);
+  save_png(contact_sheet({"full", policy}, rows, scale, kRowsAcross), options.outputs.contact_sheet);
 }
 
 }  // namespace
@@ -207,7 +205,7 @@ std::vector<RunReport> run_jobs(const std::vector<Job>& jobs, std::vector<Helper
   if (reports.empty()) return reports;
   if (!outputs.latents.empty()) save_tensor(torch::cat(latents), outputs.latents);
   if (!outputs.report.empty()) save_reports(reports, outputs.report);
-  if (!outputs.contact_sheet.empty()) save_contact_sheet(options, rows);
+  if (!outputs.contact_sheet.empty()) save_contact_sheet(options, rows, reports.back().stats.policy);
   return reports;
 }
 

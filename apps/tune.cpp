@@ -1,0 +1,74 @@
+#include "tune.hpp"
+
+#include <deepcache/cli.hpp>
+#include <deepcache/tune.hpp>
+
+#include <fmt/ranges.h>
+
+#include <cstdio>
+#include <memory>
+
+namespace deepcache::apps {
+namespace {
+
+struct TuneFlags : cli::Options {
+  TuneRequest tune = {};
+  std::filesystem::path output = "policy.json";
+  std::int64_t full_steps = 0;
+  double min_psnr = 0, speedup = 0;
+};
+
+void print(const TuneResult& result) {
+  fmt::print("full steps  speedup of the steps  evenly spread, dB  tuned, dB  held out: evenly spread  tuned\n");
+  for (const auto& point : result.points)
+    fmt::print("{:10}  {:19.2f}x  {:17.2f}  {:9.2f}  {:23.2f}  {:5.2f}\n", point.full_steps, point.speedup,
+               point.uniform_psnr_db, point.tuned_psnr_db, point.held_out_uniform_psnr_db, point.held_out_psnr_db);
+  fmt::print("full steps of {}: {}\n", result.policy.num_steps, fmt::join(result.policy.full_steps, " "));
+}
+
+void run(TuneFlags& flags, const CLI::App& command, int& exit_code) {
+  auto pipe = cli::load_pipeline(flags);
+  auto& request = flags.tune;
+  request.prompts = flags.request.prompts;
+  request.params = flags.request.params;
+  request.params.callback = {};
+  if (command.count("--full-steps") > 0) request.full_steps = flags.full_steps;
+  if (command.count("--min-psnr") > 0) request.min_psnr = flags.min_psnr;
+  if (command.count("--speedup") > 0) request.speedup = flags.speedup;
+  if (cli::is_terminal(stderr))
+    request.on_try = [](std::int64_t tries, const std::vector<std::int64_t>& full_steps, double db) {
+      fmt::print(stderr, "\rtry {}: {} full steps, {:.2f} dB ", tries, full_steps.size(), db);
+    };
+  const auto result = tune(pipe, request);
+  if (cli::is_terminal(stderr)) fmt::print(stderr, "\r{:60}\r", "");
+  print(result);
+  save_policy(result.policy, flags.output);
+  fmt::print("{}\n", flags.output.string());
+  if (result.reached) return;
+  fmt::print(stderr, "what was asked for can't be reached; the best is {:.2f} dB at {:.2f}x\n",
+             result.points.back().tuned_psnr_db, result.points.back().speedup);
+  exit_code = 3;
+}
+
+}  // namespace
+
+void add_tune(CLI::App& app, int& exit_code) {
+  auto* command = app.add_subcommand("tune", "Finds which steps of a run to compute in full, by trying");
+  auto flags = std::make_shared<TuneFlags>();
+  cli::add_request_flags(*command, *flags);
+  cli::add_load_flags(*command, *flags);
+  auto* target = command->add_option_group("target")->require_option(1);
+  target->add_option("--full-steps", flags->full_steps, "Finds the best places of so many");
+  target->add_option("--min-psnr", flags->min_psnr,
+                     "Finds as few as give this mean PSNR, in dB, to the uncached pictures");
+  target->add_option("--speedup", flags->speedup, "Of the steps, by multiply-accumulates: finds as many as allow it");
+  command->add_option("--cache-branch-id", flags->tune.cache_branch_id, "Skip branch to cut at; 0: shallowest")
+      ->capture_default_str();
+  command->add_option("--forecast-order", flags->tune.forecast_order, "Of the polynomial that cached steps follow")
+      ->capture_default_str();
+  command->add_option("-o,--output", flags->output, "The policy, for --cache-policy")->capture_default_str();
+  command->add_option("--progress", flags->tune.progress, "File that keeps what was tried, to go on from");
+  command->callback([command, flags, &exit_code] { run(*flags, *command, exit_code); });
+}
+
+}  // namespace deepcache::apps

@@ -1,0 +1,65 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "deepcache/stable_diffusion.hpp"
+#include "deepcache/tuned_policy.hpp"
+
+/// Finds for a model which steps of a run to compute in full, by running it.
+///
+///   auto pipe = deepcache::StableDiffusionPipeline::load("models/emoji");
+///   auto tuned = deepcache::tune(pipe, {.prompts = prompts, .full_steps = 10});
+///   deepcache::save_policy(tuned.policy, "policy.json");
+///   ...
+///   helper.set_params(deepcache::load_policy("policy.json").cache_params(pipe.unet()));
+///
+/// Not for models whose steps can't be run some thousand times.
+namespace deepcache {
+
+/// What to look for.
+struct TuneRequest {
+  /// Two or more, each run by itself from the parameters' seeds. Every fourth, or else the last, isn't tuned on, but
+  /// checked with.
+  std::vector<std::string> prompts;
+  StableDiffusionParams params = {};
+  std::int64_t cache_branch_id = 0;
+  std::int64_t forecast_order = 1;
+
+  // One of the three says what is looked for.
+  std::optional<std::int64_t> full_steps = {};  ///< the best places for so many, 1 to the run's steps
+  std::optional<double> min_psnr = {};          ///< as few as give this mean PSNR to the uncached pictures, in dB
+  std::optional<double> speedup = {};           ///< as many as multiply-accumulates allow, above 1
+
+  std::filesystem::path progress = {};  ///< if named, what was tried is kept there, and gone on from
+  /// After each try of full steps on all prompts: how many there were, these steps, and what they gave.
+  std::function<void(std::int64_t tries, const std::vector<std::int64_t>& full_steps, double psnr_db)> on_try = {};
+};
+
+/// Pictures with so many full steps beside the uncached ones.
+struct TunePoint {
+  std::int64_t full_steps = 0;
+  double speedup = 0;          ///< of the steps, by multiply-accumulates
+  double uniform_psnr_db = 0;  ///< mean, with evenly spread full steps, of the prompts that are tuned on
+  double tuned_psnr_db = 0;    ///< of the same, with the policy
+  double held_out_uniform_psnr_db = 0, held_out_psnr_db = 0;  ///< of those that aren't
+};
+
+struct TuneResult {
+  TunedPolicy policy;
+  std::vector<TunePoint> points;  ///< of each number of full steps that was tried, the last one the policy's
+  bool reached = true;            ///< false: `min_psnr` or `speedup` can't be reached, and the policy is the nearest
+};
+
+/// Starts from evenly spread full steps, and moves one after the other as long as the pictures come nearer to the
+/// uncached ones, by mean PSNR. The same result for the same request.
+/// @throws std::invalid_argument for parameters out of their range, unless one target is given, or if `progress` is of
+///         another request.
+/// @throws std::runtime_error if `progress` can't be read or written.
+TuneResult tune(StableDiffusionPipeline& pipe, const TuneRequest& request);
+
+}  // namespace deepcache

@@ -1,0 +1,18 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+namespace deepcache {
+
+/// As many full steps as evenly spread ones can be in a run: the k-th of n at step floor(k * num_steps / n).
+std::vector<std::int64_t> spread_full_steps(std::int64_t num_steps, std::int64_t count);
+
+/// Moves full steps, the first, 0, excepted, one after the other and the last ones first, as long as that raises the
+/// score by `least_gain` or more: at first by a fifth of their distance, then by less, down to one step.
+std::vector<std::int64_t> search_full_steps(std::int64_t num_steps, std::vector<std::int64_t> full_steps,
+                                            const std::function<double(const std::vector<std::int64_t>&)>& score,
+                                            double least_gain);
+
+}  // namespace deepcache

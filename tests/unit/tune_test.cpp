@@ -1,0 +1,215 @@
+#include "deepcache/tune.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "deepcache/image.hpp"
+#include "expect_error.hpp"
+#include "io/files.hpp"
+#include "networks.hpp"
+#include "pipelines/search_full_steps.hpp"
+#include "temporary_folder.hpp"
+
+namespace deepcache {
+namespace {
+
+using FullSteps = std::vector<std::int64_t>;
+
+TEST(SpreadFullSteps, Evenly) {
+  EXPECT_EQ(spread_full_steps(50, 5), (FullSteps{0, 10, 20, 30, 40}));
+  EXPECT_EQ(spread_full_steps(10, 3), (FullSteps{0, 3, 6}));
+  EXPECT_EQ(spread_full_steps(3, 3), (FullSteps{0, 1, 2}));
+}
+
+TEST(SearchFullSteps, FindsAPlaceThatNoSingleMoveBetters) {
+  const FullSteps best{0, 9, 31, 46};
+  int tries = 0;
+  const auto score = [&](const FullSteps& full_steps) {
+    ++tries;
+    EXPECT_EQ(full_steps[0], 0);
+    double distance = 0;
+    for (std::size_t k = 0; k < best.size(); ++k) distance += std::abs(static_cast<double>(full_steps[k] - best[k]));
+    return -distance;
+  };
+  EXPECT_EQ(search_full_steps(50, spread_full_steps(50, 4), score, 0.5), best);
+  EXPECT_LT(tries, 150);
+  // Where nothing gains as much, all stay where they are.
+  EXPECT_EQ(search_full_steps(50, spread_full_steps(50, 4), score, 3), spread_full_steps(50, 4));
+  EXPECT_EQ(search_full_steps(50, {0}, score, 0.5), (FullSteps{0}));
+}
+
+class PolicyFile : public testing::Test {
+ protected:
+  void refuse(const std::function<void(nlohmann::json&)>& edit, const std::string& message) {
+    save_policy(policy, file);
+    auto json = read_json(file);
+    edit(json);
+    write_file(file, json.dump());
+    expect_error<std::runtime_error>([&] { load_policy(file); }, {file.string(), message});
+  }
+  TemporaryFolder folder;
+  std::filesystem::path file = folder.path() / "policy.json";
+  TunedPolicy policy{
+      .num_branches = 12, .cache_branch_id = 3, .forecast_order = 2, .num_steps = 5, .full_steps = {0, 1, 4}};
+};
+
+TEST_F(PolicyFile, IsWhatWasSaved) {
+  save_policy(policy, file);
+  const auto loaded = load_policy(file);
+  EXPECT_EQ(loaded.num_branches, 12);
+  const auto unet = test_unet();
+  const auto params = loaded.cache_params(unet);
+  EXPECT_EQ(params.cache_branch_id, 3);
+  EXPECT_EQ(params.forecast_order, 2);
+  Helper helper(unet);
+  helper.set_params(params);
+  helper.enable();
+  unet.begin_run(std::vector<double>{9, 8, 7, 6, 5});
+  for (int i = 0; i < 5; ++i) unet.forward(unet_inputs("sd1", i));
+  FullSteps full;
+  for (const auto& step : helper.stats().steps)
+    if (step.full) full.push_back(step.step_index);
+  EXPECT_EQ(full, policy.full_steps);
+}
+
+TEST_F(PolicyFile, IsForOneKindOfUNetAndRun) {
+  policy.num_branches = 9;
+  policy.cache_branch_id = 0;
+  const auto unet = test_unet();
+  expect_error<std::invalid_argument>([&] { policy.cache_params(unet); }, {"of 9 branches, got one of 12"});
+  policy.num_branches = 12;
+  Helper helper(unet);
+  helper.set_params(policy.cache_params(unet));
+  helper.enable();
+  expect_error<std::invalid_argument>([&] { unet.begin_run(std::vector<double>(20)); },
+                                      {"for runs of 5 calls of the UNet, got a run of 20"});
+}
+
+TEST_F(PolicyFile, SaysWhatIsWrong) {
+  refuse([](auto& json) { json = nlohmann::json::array(); }, "must be a JSON object");
+  refuse([](auto& json) { json["format_version"] = 2; }, "format_version must be 1, got 2");
+  refuse([](auto& json) { json.erase("num_steps"); }, "\"num_steps\" is missing");
+  refuse([](auto& json) { json["cache_branch_id"] = 12; }, "cache_branch_id");
+  refuse([](auto& json) { json["forecast_order"] = 3; }, "forecast_order");
+  refuse([](auto& json) { json["num_branches"] = 0; }, "num_branches");
+  refuse([](auto& json) { json.erase("full_steps"); }, "must begin with 0, got []");
+  refuse([](auto& json) { json["full_steps"] = {1, 2}; }, "must begin with 0, got [1, 2]");
+  refuse([](auto& json) { json["full_steps"] = {0, 2, 2}; }, "must rise, got [0, 2, 2]");
+  refuse([](auto& json) { json["full_steps"] = {0, 1.5}; }, "a list of integers");
+  refuse([](auto& json) { json["full_steps"] = {0, 5}; }, "must be below num_steps, 5, got 5");
+  expect_error<std::runtime_error>([&] { load_policy(folder.path() / "none.json"); }, {"none.json"});
+}
+
+class Tune : public testing::Test {
+ protected:
+  TuneRequest request() const {
+    return {.prompts = {"red heart", "panda", "sun"},
+            .params = {.num_inference_steps = 8, .height = 64, .width = 64},
+            .full_steps = 3};
+  }
+  void refuse(const std::function<void(TuneRequest&)>& edit, const std::string& message) {
+    auto asked = request();
+    edit(asked);
+    expect_error<std::invalid_argument>([&] { tune(pipe, asked); }, {message});
+  }
+  TemporaryFolder folder;
+  StableDiffusionPipeline pipe =
+      StableDiffusionPipeline::load(std::filesystem::path(DEEPCACHE_TEST_DATA) / "packages/one_layer");
+};
+
+TEST_F(Tune, IsNotWorseThanEvenlySpread) {
+  const auto result = tune(pipe, request());
+  ASSERT_EQ(result.points.size(), 1U);
+  EXPECT_EQ(result.points[0].full_steps, 3);
+  EXPECT_GE(result.points[0].tuned_psnr_db, result.points[0].uniform_psnr_db);
+  EXPECT_TRUE(std::isfinite(result.points[0].held_out_psnr_db));
+  EXPECT_EQ(result.policy.full_steps.size(), 3U);
+  EXPECT_EQ(result.policy.num_steps, 8);
+  EXPECT_EQ(result.policy.num_branches, pipe.unet().num_branches());
+
+  // What it says of its policy is what running it gives.
+  Helper helper(pipe);
+  const auto params = request().params;
+  double sum = 0;
+  for (const auto* prompt : {"red heart", "panda"}) {
+    const auto full = pipe(prompt, params).images;
+    helper.set_params(result.policy.cache_params(pipe.unet()));
+    helper.enable();
+    sum += psnr(pipe(prompt, params).images, full);
+    helper.disable();
+  }
+  EXPECT_NEAR(sum / 2, result.points[0].tuned_psnr_db, 1e-9);
+}
+
+TEST_F(Tune, GoesOnFromWhatWasTried) {
+  auto asked = request();
+  asked.progress = folder.path() / "progress.json";
+  std::int64_t tries = 0;
+  asked.on_try = [&](std::int64_t number, const FullSteps&, double) { tries = number; };
+  const auto first = tune(pipe, asked);
+  EXPECT_GT(tries, 2);
+  // A try that never was: the file is believed.
+  auto json = read_json(asked.progress);
+  for (auto& tried : json["tries"]) tried[1] = tried[0] == nlohmann::json{0, 2, 5} ? 70.0 : 10.0;
+  write_file(asked.progress, json.dump());
+  const auto second = tune(pipe, asked);
+  EXPECT_EQ(second.points[0].uniform_psnr_db, 70);
+  EXPECT_EQ(second.policy.full_steps, (FullSteps{0, 2, 5}));
+
+  asked.params.num_inference_steps = 9;
+  expect_error<std::invalid_argument>([&] { tune(pipe, asked); }, {"progress.json is what another request's"});
+  write_file(asked.progress, "{}");
+  expect_error<std::runtime_error>([&] { tune(pipe, asked); }, {"isn't what an earlier tuning left"});
+}
+
+TEST_F(Tune, LooksForASpeedupOrAPsnr) {
+  auto asked = request();
+  asked.full_steps.reset();
+  asked.speedup = 1.5;
+  const auto fast = tune(pipe, asked);
+  EXPECT_TRUE(fast.reached);
+  EXPECT_GE(fast.points.back().speedup, 1.5);
+  asked.speedup = 1000;
+  const auto fastest = tune(pipe, asked);
+  EXPECT_FALSE(fastest.reached);
+  EXPECT_EQ(fastest.policy.full_steps, (FullSteps{0}));
+
+  asked.speedup.reset();
+  asked.min_psnr = 1;
+  const auto poor = tune(pipe, asked);
+  EXPECT_TRUE(poor.reached);
+  EXPECT_EQ(poor.points.size(), 1U);
+  asked.min_psnr = 99;
+  const auto perfect = tune(pipe, asked);
+  EXPECT_FALSE(perfect.reached);
+  EXPECT_EQ(perfect.points.back().full_steps, 4);
+  for (std::size_t i = 1; i < perfect.points.size(); ++i)
+    EXPECT_GT(perfect.points[i].full_steps, perfect.points[i - 1].full_steps);
+}
+
+TEST_F(Tune, SaysWhatIsWrong) {
+  refuse([](auto& asked) { asked.prompts = {"sun"}; }, "two prompts or more, got 1");
+  refuse([](auto& asked) { asked.full_steps.reset(); }, "must be given, got 0");
+  refuse([](auto& asked) { asked.speedup = 2; }, "must be given, got 2");
+  refuse([](auto& asked) { asked.full_steps = 0; }, "full_steps must be 1 to the run's 8 calls of the UNet, got 0");
+  refuse([](auto& asked) { asked.full_steps = 9; }, "got 9");
+  refuse([](auto& asked) { asked.params.decode = false; }, "decode must be true");
+  refuse([](auto& asked) { asked.cache_branch_id = 50; }, "cache_branch_id must be");
+  refuse([](auto& asked) { asked.forecast_order = 3; }, "forecast_order must be 0 to 2, got 3");
+  refuse([](auto& asked) { asked.params.num_inference_steps = 0; }, "num_inference_steps");
+  const auto of = [&](std::optional<double> TuneRequest::*target, double value, const std::string& message) {
+    refuse(
+        [&](auto& asked) {
+          asked.full_steps.reset();
+          asked.*target = value;
+        },
+        message);
+  };
+  of(&TuneRequest::speedup, 1, "speedup must be above 1, got 1");
+  of(&TuneRequest::min_psnr, std::nan(""), "min_psnr must be finite");
+}
+
+}  // namespace
+}  // namespace deepcache
