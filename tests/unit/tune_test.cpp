@@ -94,7 +94,7 @@ TEST_F(PolicyFile, SaysWhatIsWrong) {
   refuse([](auto& json) { json["cache_branch_id"] = 12; }, "cache_branch_id");
   refuse([](auto& json) { json["forecast_order"] = 3; }, "forecast_order");
   refuse([](auto& json) { json["num_branches"] = 0; }, "num_branches");
-  refuse([](auto& json) { json.erase("full_steps"); }, "must begin with 0, got []");
+  refuse([](auto& json) { json.erase("full_steps"); }, "\"full_steps\" is missing");
   refuse([](auto& json) { json["full_steps"] = {1, 2}; }, "must begin with 0, got [1, 2]");
   refuse([](auto& json) { json["full_steps"] = {0, 2, 2}; }, "must rise, got [0, 2, 2]");
   refuse([](auto& json) { json["full_steps"] = {0, 1.5}; }, "a list of integers");
@@ -198,7 +198,7 @@ TEST_F(Tune, SaysWhatIsWrong) {
   refuse([](auto& asked) { asked.params.decode = false; }, "decode must be true");
   refuse([](auto& asked) { asked.cache_branch_id = 50; }, "cache_branch_id must be");
   refuse([](auto& asked) { asked.forecast_order = 3; }, "forecast_order must be 0 to 2, got 3");
-  refuse([](auto& asked) { asked.params.num_inference_steps = 0; }, "num_inference_steps");
+  refuse([](auto& asked) { asked.params.num_inference_steps = 0; }, "number of inference steps must be from 1");
   const auto of = [&](std::optional<double> TuneRequest::*target, double value, const std::string& message) {
     refuse(
         [&](auto& asked) {
