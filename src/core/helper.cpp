@@ -105,12 +105,7 @@ std::shared_ptr<const CachePolicy> choose_unwindowed_policy(const CacheParams& p
                                                             std::span<const double> schedule) {
   if (params.policy) return params.policy;
   if (params.skip_mode == SkipMode::kUniform) return make_uniform_policy(params.cache_interval);
-  if (params.skip_mode == SkipMode::kList) {
-    const auto num_steps = static_cast<std::int64_t>(schedule.size());
-    check_argument(params.num_steps == 0 || schedule.empty() || params.num_steps == num_steps,
-                   "the full steps are for runs of {} calls of the UNet, got a run of {}", params.num_steps, num_steps);
-    return make_list_policy(params.full_steps);
-  }
+  if (params.skip_mode == SkipMode::kList) return make_list_policy(params.full_steps);
   if (params.skip_mode == SkipMode::kAdaptive) return std::make_shared<AdaptivePolicy>(params);
   if (schedule.empty()) return nullptr;
   const auto num_steps = static_cast<std::int64_t>(schedule.size());
@@ -186,6 +181,9 @@ struct Helper::Impl : UNetHook {
     auto steps_before = continues ? std::move(steps) : std::vector<Step>();
     reset();
     steps = std::move(steps_before);
+    check_argument(params.num_steps == 0 || schedule.empty() || std::cmp_equal(params.num_steps, schedule.size()),
+                   "the full steps are for runs of {} calls of the UNet, got a run of {}", params.num_steps,
+                   schedule.size());
     policy = choose_policy(params, schedule);
     timesteps.assign(schedule.begin(), schedule.end());
   }
@@ -205,6 +203,8 @@ struct Helper::Impl : UNetHook {
         policy != nullptr,
         "SkipMode::kQuad, kCenter and kTimesteps, full_first and full_last need the run's number of steps: begin each "
         "run by unet.begin_run(timesteps), not by reset()");
+    check_argument(!is_adaptive(params) || inputs.at(0).isTensor(),
+                   "SkipMode::kAdaptive needs the sample, a tensor, as the UNet's first input");
     auto& state = contexts.try_emplace(context, FeatureHistory(params.forecast_order, policy->num_forecast_weights()))
                       .first->second;
     auto signature = signature_of(inputs);
@@ -212,7 +212,7 @@ struct Helper::Impl : UNetHook {
     const auto index = step_index(state, inputs);
     const bool full = state.features.empty() || policy->is_full_step(index) || has_drifted(state, inputs);
     steps.push_back({.index = index, .context = context, .full = full, .timer = StepTimer(backend().device())});
-    const auto sample = is_adaptive(params) ? inputs[0].toTensor().clone() : torch::Tensor();
+    const auto sample = full && is_adaptive(params) ? inputs[0].toTensor().clone() : torch::Tensor();
     c10::IValue output;
     if (full) {
       if (latest_signature != signature) {
@@ -229,7 +229,7 @@ struct Helper::Impl : UNetHook {
                                : backend().run_full(std::move(inputs), state.conditioning, branch);
         steps.back().forecast_error = state.features.add(state.calls, std::move(result.feature));
         state.latest_full = state.calls;
-        if (is_adaptive(params)) state.sample = sample;
+        state.sample = sample;
         state.signature = std::move(signature);
         output = std::move(result.output);
       }

@@ -533,6 +533,13 @@ TEST(HelperAdaptive, FullWhereTheSampleMovedTooFarOrLongAgo) {
   EXPECT_EQ(helper.stats().policy, "adaptive, tolerance 0.9, every 5 steps or oftener");
 }
 
+TEST(HelperAdaptive, NeedsASample) {
+  Helper helper(make_module("def forward(self, n: float, x):\n    return torch.cat([x * n, x], 1)\n"));
+  helper.set_params({.skip_mode = SkipMode::kAdaptive});
+  helper.enable();
+  expect_error<std::invalid_argument>([&] { helper.forward({2.0, torch::ones({1, 1})}); }, {"needs the sample"});
+}
+
 TEST(Helper, NonUniformModesOutOfRange) {
   Helper helper(test_unet());
   const auto expect = [&](const CacheParams& params, const std::string& message) {

@@ -81,8 +81,9 @@ TEST_F(PolicyFile, IsForOneKindOfUNetAndRun) {
   expect_error<std::invalid_argument>([&] { policy.cache_params(unet); }, {"of 9 branches, got one of 12"});
   policy.num_branches = 12;
   Helper helper(unet);
-  helper.set_params(policy.cache_params(unet));
   helper.enable();
+  unet.begin_run(std::vector<double>(20));
+  helper.set_params(policy.cache_params(unet));  // for a next run
   expect_error<std::invalid_argument>([&] { unet.begin_run(std::vector<double>(20)); },
                                       {"for runs of 5 calls of the UNet, got a run of 20"});
 }
