@@ -1,6 +1,5 @@
 #include "core/weighted_sum.hpp"
 
-#include <ATen/Dispatch.h>
 #include <ATen/OpMathType.h>
 
 #include <algorithm>
@@ -13,10 +12,30 @@ namespace {
 
 constexpr std::int64_t kBlock = 2048;  // numbers, so that their sums stay in the processor's first cache
 
+/// function(T()) for the C++ type of a plain tensor's numbers.
+template <typename Function>
+auto with_type(const torch::Tensor& tensor, const Function& function) {
+  switch (tensor.scalar_type()) {
+    case torch::kHalf:
+      return function(at::Half());
+    case torch::kBFloat16:
+      return function(at::BFloat16());
+    case torch::kDouble:
+      return function(double());
+    default:
+      return function(float());
+  }
+}
+
+bool has_known_type(const torch::Tensor& tensor) {
+  constexpr std::array kTypes{torch::kHalf, torch::kBFloat16, torch::kDouble, torch::kFloat};
+  return std::ranges::find(kTypes, tensor.scalar_type()) != kTypes.end();
+}
+
 /// On the CPU and laid out alike, each item of the batch in one piece.
 bool are_plain(const torch::Tensor& first, std::span<const torch::Tensor> others) {
   const auto alike = [&](const torch::Tensor& other) { return other.is_cpu() && other.strides() == first.strides(); };
-  return first.is_cpu() && first.is_non_overlapping_and_dense() && first.numel() > 0 &&
+  return first.is_cpu() && has_known_type(first) && first.is_non_overlapping_and_dense() && first.numel() > 0 &&
          first.stride(0) * first.size(0) == first.numel() && std::ranges::all_of(others, alike);
 }
 
@@ -147,16 +166,14 @@ torch::Tensor weighted_sum(std::span<const torch::Tensor> terms, std::span<const
   if (!buffer.defined() || buffer.scalar_type() != first.scalar_type() || buffer.sizes() != first.sizes() ||
       buffer.strides() != first.strides())
     buffer = torch::empty_like(first);
-  AT_DISPATCH_FLOATING_TYPES_AND2(torch::kHalf, torch::kBFloat16, first.scalar_type(), "weighted_sum",
-                                  [&] { sum_plain<scalar_t>(terms, weights, buffer); });
+  with_type(first, [&](auto number) { sum_plain<decltype(number)>(terms, weights, buffer); });
   return buffer;
 }
 
 std::vector<ForecastProducts> compare_forecast(const torch::Tensor& truth, std::span<const torch::Tensor> terms,
                                                std::span<const double> weights) {
   if (!are_plain(truth, terms)) return compare_any(truth, terms, weights);
-  return AT_DISPATCH_FLOATING_TYPES_AND2(torch::kHalf, torch::kBFloat16, truth.scalar_type(), "compare_forecast",
-                                         [&] { return compare_plain<scalar_t>(truth, terms, weights); });
+  return with_type(truth, [&](auto number) { return compare_plain<decltype(number)>(truth, terms, weights); });
 }
 
 }  // namespace deepcache

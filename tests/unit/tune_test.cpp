@@ -30,7 +30,8 @@ TEST(SearchFullSteps, FindsAPlaceThatNoSingleMoveBetters) {
     ++tries;
     EXPECT_EQ(full_steps[0], 0);
     double distance = 0;
-    for (std::size_t k = 0; k < best.size(); ++k) distance += std::abs(static_cast<double>(full_steps[k] - best[k]));
+    for (std::size_t k = 0; k < full_steps.size(); ++k)
+      distance += std::abs(static_cast<double>(full_steps[k] - best[k]));
     return -distance;
   };
   EXPECT_EQ(search_full_steps(50, spread_full_steps(50, 4), score, 0.5), best);
