@@ -22,7 +22,7 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 INTERVALS = 2, 3, 5, 7, 10
-FEWER = 7, 10, 12, 17, 25
+FEWER = 7, 10, 12, 19, 25
 
 
 def ways(args):

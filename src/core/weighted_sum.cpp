@@ -15,16 +15,11 @@ constexpr std::int64_t kBlock = 2048;  // numbers, so that their sums stay in th
 /// function(T()) for the C++ type of a plain tensor's numbers.
 template <typename Function>
 auto with_type(const torch::Tensor& tensor, const Function& function) {
-  switch (tensor.scalar_type()) {
-    case torch::kHalf:
-      return function(at::Half());
-    case torch::kBFloat16:
-      return function(at::BFloat16());
-    case torch::kDouble:
-      return function(double());
-    default:
-      return function(float());
-  }
+  const auto dtype = tensor.scalar_type();
+  if (dtype == torch::kHalf) return function(at::Half());
+  if (dtype == torch::kBFloat16) return function(at::BFloat16());
+  if (dtype == torch::kDouble) return function(double());
+  return function(float());
 }
 
 bool has_known_type(const torch::Tensor& tensor) {
