@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <numeric>
 
 #include "cpu/parallel.hpp"
 
@@ -61,13 +62,19 @@ struct Terms {
   explicit Terms(std::span<const torch::Tensor> tensors) {
     for (const auto& tensor : tensors) data.push_back(tensor.const_data_ptr<T>());
   }
+  /// As latest * (sum of weights) + weight * (term - latest) + ...: exact where all terms are equal and weights sum
+  /// to 1.
   void add_up(std::span<const double> weights, std::int64_t begin, std::int64_t count, Sums<T>& sums) const {
     using Sum = at::opmath_type<T>;
     auto* sum = sums.data();
-    for (std::size_t k = 0; k < data.size(); ++k) {
+    const auto* latest = data[0] + begin;
+    const auto total = static_cast<Sum>(std::accumulate(weights.begin(), weights.begin() + data.size(), 0.0));
+    for (std::int64_t i = 0; i < count; ++i) sum[i] = total * static_cast<Sum>(latest[i]);
+    for (std::size_t k = 1; k < data.size(); ++k) {
       const auto weight = static_cast<Sum>(weights[k]);
       const auto* term = data[k] + begin;
-      for (std::int64_t i = 0; i < count; ++i) sum[i] = (k == 0 ? 0 : sum[i]) + weight * static_cast<Sum>(term[i]);
+      for (std::int64_t i = 0; i < count; ++i)
+        sum[i] += weight * (static_cast<Sum>(term[i]) - static_cast<Sum>(latest[i]));
     }
   }
 
@@ -92,14 +99,15 @@ torch::Tensor sum_any(std::span<const torch::Tensor> terms, std::span<const doub
   const auto count = static_cast<std::int64_t>(terms.size());
   std::vector<std::int64_t> shape(static_cast<std::size_t>(terms[0].dim()), 1);
   shape[0] = -1;
-  const auto table = torch::tensor(at::ArrayRef<double>(weights.data(), weights.size()), torch::kDouble)
-                         .view({-1, count})
+  const auto exact =
+      torch::tensor(at::ArrayRef<double>(weights.data(), weights.size()), torch::kDouble).view({-1, count});
+  // Each item's weights, but for the latest's their sum.
+  const auto table = torch::cat({exact.sum(1, /*keepdim=*/true), exact.slice(1, 1)}, 1)
                          .to(terms[0].device(), dtype, /*non_blocking=*/true);
-  torch::Tensor sum;
-  for (std::int64_t k = 0; k < count; ++k) {
-    const auto term = terms[static_cast<std::size_t>(k)].to(dtype) * table.select(1, k).view(shape);
-    sum = k == 0 ? term : sum + term;
-  }
+  const auto latest = terms[0].to(dtype);
+  auto sum = latest * table.select(1, 0).view(shape);
+  for (std::int64_t k = 1; k < count; ++k)
+    sum += (terms[static_cast<std::size_t>(k)].to(dtype) - latest) * table.select(1, k).view(shape);
   return sum.to(terms[0].scalar_type());
 }
 

@@ -135,6 +135,16 @@ TEST(WeightedSum, RoundsOnceInEachDtypeAndLayout) {
     }
 }
 
+TEST(WeightedSum, OfEqualTermsIsTheTermWhereTheWeightsSumToOne) {
+  const auto term = random({3, 100}, 0);
+  for (const auto& other : {term, term.slice(1, 0, 50)}) {  // in one piece, and not
+    const std::vector terms(3, other);
+    torch::Tensor buffer;
+    EXPECT_TRUE(weighted_sum(terms, Weights{3, -3, 1}, buffer).equal(other));
+    EXPECT_TRUE(weighted_sum(terms, polynomial_weights(Positions{9, 6, 2}, 11), buffer).equal(other));
+  }
+}
+
 TEST(WeightedSum, WritesIntoTheSameMemory) {
   const std::vector terms{random({100}, 0), random({100}, 1)};
   torch::Tensor buffer;
