@@ -165,10 +165,12 @@ RunReport finish(const Subject& subject, const Run& cached, const std::optional<
   return report;
 }
 
-void save_contact_sheet(const JobOptions& options, const std::vector<ContactRow>& rows, const std::string& policy) {
+void save_contact_sheet(const JobOptions& options, const std::vector<ContactRow>& rows) {
   constexpr std::int64_t kSmallest = 128, kRowsAcross = 3;
   const auto scale = std::max<std::int64_t>(1, kSmallest / rows[0].images[0].size(2));
-  save_png(contact_sheet({"full", policy}, rows, scale, kRowsAcross), options.outputs.contact_sheet);
+  const bool is_uniform = !options.cache.policy && options.cache.skip_mode == SkipMode::kUniform;
+  const auto cached = is_uniform ? fmt::format("every {}", options.cache.cache_interval) : "cached";
+  save_png(contact_sheet({"full", cached}, rows, scale, kRowsAcross), options.outputs.contact_sheet);
 }
 
 }  // namespace
@@ -205,7 +207,7 @@ std::vector<RunReport> run_jobs(const std::vector<Job>& jobs, std::vector<Helper
   if (reports.empty()) return reports;
   if (!outputs.latents.empty()) save_tensor(torch::cat(latents), outputs.latents);
   if (!outputs.report.empty()) save_reports(reports, outputs.report);
-  if (!outputs.contact_sheet.empty()) save_contact_sheet(options, rows, reports.back().stats.policy);
+  if (!outputs.contact_sheet.empty()) save_contact_sheet(options, rows);
   return reports;
 }
 

@@ -188,6 +188,31 @@ class OutputTest(GenerateTest):
         self.assertRegex(result.stdout, "faster, PSNR")
         self.assertLessEqual({"c.png", "output.png", "output-uncached.png"}, {f.name for f in self.folder.iterdir()})
 
+    def test_a_tuned_policy(self):
+        size = "-W", 64, "-H", 64, "--scheduler", "ddim"
+        tune = "deepcache", "tune", "-m", PACKAGES / "sd1", "-p", "red heart", "-p", "sun", "--steps", 5, *size
+        result = self.run_program(*tune, "--full-steps", 2, "-o", "policy.json", "--progress", "tries.json")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        policy = json.loads((self.folder / "policy.json").read_text())
+        self.assertEqual((policy["num_branches"], policy["num_steps"], len(policy["full_steps"])), (12, 5, 2))
+        run = *size, "--cache-policy", "policy.json", "--report", "r.json"
+        result = self.generate("sd1", "--steps", 5, *run)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        steps = json.loads((self.folder / "r.json").read_text())["steps"]
+        self.assertEqual([s["index"] for s in steps if s["mode"] == "full"], policy["full_steps"])
+
+        for arguments, message in (
+            (("sd1", "--steps", 6, *run), "runs of 5 calls of the UNet, got a run of 6"),
+            (("one_layer", "--steps", 5, *run), "for a UNet of 12 branches, got one of 8"),
+        ):
+            result = self.generate(*arguments)
+            self.assertEqual(result.returncode, 2)
+            self.assertIn(message, result.stderr)
+        result = self.run_program(*tune, "--speedup", 1000)
+        self.assertEqual(result.returncode, 3)
+        self.assertIn("can't be reached; the best is", result.stderr)
+        self.assertEqual(self.run_program(*tune).returncode, 2)
+
     def test_reports_say_what_was_asked(self):
         self.latents(
             "sdxl", "--prompt-2", "sun", "--negative-prompt", "blue", "--negative-prompt-2", "moon", "--clip-skip", 1,
