@@ -72,13 +72,16 @@ torch::Tensor FeatureHistory::forecast(std::int64_t position) {
     for (std::size_t k = 0; k < polynomial.size(); ++k)
       weights.push_back(share * polynomial[k] + (k == 0 ? 1 - share : 0));
   }
-  return weighted_sum(nodes(), weights, buffer_).detach();  // see below
+  return sum(nodes(), weights);
 }
 
 torch::Tensor FeatureHistory::weighted(std::span<const double> weights) {
   if (features_.size() < weights.size()) return features_[0];
-  // A handle of its own, by which recorded steps see that these are other values than those before.
-  return weighted_sum(std::span(features_).first(weights.size()), weights, buffer_).detach();
+  return sum(std::span(features_).first(weights.size()), weights);
+}
+
+torch::Tensor FeatureHistory::sum(std::span<const torch::Tensor> features, std::span<const double> weights) {
+  return weighted_sum(features, weights, buffer_).detach();
 }
 
 std::int64_t FeatureHistory::nbytes() const {

@@ -43,6 +43,8 @@ class FeatureHistory {
   /// The features of the polynomial, and their positions.
   std::span<const torch::Tensor> nodes() const;
   std::span<const std::int64_t> node_positions() const;
+  /// Behind a handle of its own, by which recorded steps see that these are other values than those before.
+  torch::Tensor sum(std::span<const torch::Tensor> features, std::span<const double> weights);
   /// How much of a forecast for `position` is followed, in an item where it was `best_share` at the latest full step.
   double share_at(std::int64_t position, double best_share) const;
 

@@ -8,6 +8,7 @@
 
 #include "deepcache/image.hpp"
 #include "error.hpp"
+#include "pipelines/describe_request.hpp"
 #include "pipelines/jobs.hpp"
 
 namespace deepcache {
@@ -144,8 +145,10 @@ void add_further(nlohmann::ordered_json& json, const GenerateRequest& request) {
     json["refiner"] = {{"start", request.refiner_start}, {"scheduler", request.refiner->scheduler_name()}};
 }
 
-nlohmann::ordered_json describe(const GenerateRequest& request, const StableDiffusionPipeline& pipe,
-                                const std::string& prompt) {
+}  // namespace
+
+nlohmann::ordered_json describe_request(const GenerateRequest& request, const StableDiffusionPipeline& pipe,
+                                        const std::string& prompt) {
   const auto params = pipe.resolve(request.params);
   nlohmann::ordered_json json{{"model", request.model},
                               {"prompt", prompt},
@@ -172,8 +175,6 @@ nlohmann::ordered_json describe(const GenerateRequest& request, const StableDiff
   return json;
 }
 
-}  // namespace
-
 std::vector<RunReport> generate(StableDiffusionPipeline& pipe, const GenerateRequest& request) {
   const auto stages = make_stages(pipe, request);
   std::vector<Helper> helpers;
@@ -184,7 +185,7 @@ std::vector<RunReport> generate(StableDiffusionPipeline& pipe, const GenerateReq
     const std::vector<std::string> prompts(request.prompts.begin() + begin,
                                            request.prompts.begin() + std::min(begin + batch, request.prompts.size()));
     std::vector<Subject> subjects;
-    for (const auto& prompt : prompts) subjects.push_back({describe(request, pipe, prompt), prompt});
+    for (const auto& prompt : prompts) subjects.push_back({describe_request(request, pipe, prompt), prompt});
     jobs.push_back(
         {.subjects = std::move(subjects),
          .run = [&stages, prompts](const StepCallback& callback) { return paint(stages, prompts, callback); },

@@ -11,6 +11,7 @@
 #include "deepcache/image.hpp"
 #include "error.hpp"
 #include "io/files.hpp"
+#include "pipelines/describe_request.hpp"
 #include "pipelines/search_full_steps.hpp"
 
 namespace deepcache {
@@ -151,17 +152,12 @@ class Tuner {
 
   /// What the tries depend on.
   Json identity() const {
-    const auto params = pipe_.resolve(request_.params);
-    return {{"prompts", request_.prompts},
-            {"model_type", pipe_.model_type()},
-            {"scheduler", pipe_.scheduler_name()},
-            {"steps", params.num_inference_steps},
-            {"guidance_scale", *params.guidance_scale},
-            {"seeds", params.seeds},
-            {"width", params.width},
-            {"height", params.height},
-            {"cache_branch_id", request_.cache_branch_id},
-            {"forecast_order", request_.forecast_order}};
+    auto json = describe_request({.prompts = request_.prompts, .params = request_.params}, pipe_, "");
+    json["prompts"] = request_.prompts;
+    json["model_type"] = pipe_.model_type();
+    json["cache_branch_id"] = request_.cache_branch_id;
+    json["forecast_order"] = request_.forecast_order;
+    return json;
   }
 
   void load_progress() {

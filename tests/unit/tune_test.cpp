@@ -160,6 +160,9 @@ TEST_F(Tune, GoesOnFromWhatWasTried) {
   EXPECT_EQ(second.points[0].uniform_psnr_db, 70);
   EXPECT_EQ(second.policy.full_steps, (FullSteps{0, 2, 5}));
 
+  asked.params.negative_prompt = "blue";
+  expect_error<std::invalid_argument>([&] { tune(pipe, asked); }, {"progress.json is what another request's"});
+  asked.params.negative_prompt.reset();
   asked.params.num_inference_steps = 9;
   expect_error<std::invalid_argument>([&] { tune(pipe, asked); }, {"progress.json is what another request's"});
   write_file(asked.progress, "{}");
