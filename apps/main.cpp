@@ -2,6 +2,7 @@
 
 #include <deepcache/cli.hpp>
 
+#include "compare.hpp"
 #include "generate.hpp"
 #include "inspect.hpp"
 #include "tune.hpp"
@@ -11,6 +12,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   deepcache::apps::add_generate(app);
   deepcache::apps::add_inspect(app);
+  deepcache::apps::add_compare(app);
   int exit_code = 0;
   deepcache::apps::add_tune(app, exit_code);
   const int failure = deepcache::cli::run(app, argc, argv);

@@ -42,12 +42,10 @@ struct Options {
 
 inline void add_request_flags(CLI::App& app, Options& o) {
   auto& params = o.request.params;
-  app.add_option("-m,--model", o.model, "Model package folder")->required();
+  app.add_option("-m,--model,PACKAGE", o.model, "Model package folder")->required();
   auto* prompt = app.add_option("-p,--prompt", o.request.prompts, "What to paint; may be given several times")
                      ->allow_extra_args(false);  // or "[cat, dog]" would be two prompts
   app.add_option("--prompts-file", o.prompts_file, "Text file, UTF-8, with a prompt a line")->excludes(prompt);
-  app.add_option("--prompt-batch", o.request.prompt_batch, "Prompts to run at a time: the same pictures, more memory")
-      ->capture_default_str();
   app.add_option("-n,--negative-prompt", params.negative_prompt, "What to avoid");
   app.add_flag("--prompt-weighting", params.prompt_weighting, "Brackets are weights: (x:1.3), (x), [x]");
   app.add_option("--max-prompt-chunks", params.max_prompt_chunks, "Of 75 tokens a prompt")->capture_default_str();
@@ -119,6 +117,8 @@ inline void add_load_flags(CLI::App& app, Options& o) {
 
 inline void add_output_flags(CLI::App& app, Options& o) {
   auto& outputs = o.request.outputs;
+  app.add_option("--prompt-batch", o.request.prompt_batch, "Prompts to run at a time: the same pictures, more memory")
+      ->capture_default_str();
   app.add_option("-o,--output", outputs.image, "PNG file; several images are numbered")->capture_default_str();
   app.add_option("--contact-sheet", outputs.contact_sheet, "PNG of full and cached images side by side")
       ->needs("--compare");

@@ -4,6 +4,7 @@
 
 #include "deepcache/cache_policy.hpp"
 #include "deepcache/class_conditional.hpp"
+#include "deepcache/compare.hpp"
 #include "deepcache/generate.hpp"
 #include "deepcache/helper.hpp"
 #include "deepcache/image.hpp"

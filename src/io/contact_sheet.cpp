@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <sstream>
 
 #include "deepcache/image.hpp"
 #include "error.hpp"
@@ -21,7 +22,7 @@ std::string printable(std::string text) {
   return text;
 }
 
-/// Text in black; what doesn't fit into `width` pixels is cut.
+/// A line of text in black; what doesn't fit into `width` pixels is cut.
 void draw_text(torch::Tensor& canvas, std::int64_t left, std::int64_t top, std::int64_t width, std::string text) {
   struct Vertex {
     float x, y, z;
@@ -40,6 +41,16 @@ void draw_text(torch::Tensor& canvas, std::int64_t left, std::int64_t top, std::
         .slice(2, left + scaled(from.x), left + scaled(to.x))
         .fill_(0);
   }
+}
+
+std::int64_t lines_of(const std::string& text) {
+  return 1 + std::ranges::count(text, '\n');
+}
+
+void draw_lines(torch::Tensor& canvas, std::int64_t left, std::int64_t top, std::int64_t width,
+                const std::string& text) {
+  std::istringstream stream(text);
+  for (std::string line; std::getline(stream, line); top += kLineHeight) draw_text(canvas, left, top, width, line);
 }
 
 torch::Tensor enlarge(const torch::Tensor& image, std::int64_t scale) {
@@ -68,15 +79,17 @@ torch::Tensor contact_sheet(const std::vector<std::string>& titles, const std::v
   const auto blocks = std::min(across, count), lines = (count + blocks - 1) / blocks;
   const auto row_height = kLineHeight + height + kMargin, block_width = columns * (width + kMargin) + kMargin;
   const auto column_left = [&](std::int64_t column) { return kMargin + column * (width + kMargin); };
-  auto canvas = torch::ones({3, kMargin + kLineHeight + lines * row_height, blocks * block_width});
+  std::int64_t title_height = 0;
+  for (const auto& title : titles) title_height = std::max(title_height, lines_of(title) * kLineHeight);
+  auto canvas = torch::ones({3, kMargin + title_height + lines * row_height, blocks * block_width});
   for (std::int64_t i = 0; i < count; ++i) {
     const auto& row = rows[static_cast<std::size_t>(i)];
     auto block = canvas.slice(2, i % blocks * block_width, (i % blocks + 1) * block_width);
-    const auto top = kMargin + kLineHeight + i / blocks * row_height;
+    const auto top = kMargin + title_height + i / blocks * row_height;
     draw_text(block, kMargin, top, block_width - 2 * kMargin, row.caption);
     for (std::int64_t column = 0; column < columns; ++column) {
       const auto left = column_left(column);
-      if (i < blocks) draw_text(block, left, kMargin, width, titles[static_cast<std::size_t>(column)]);
+      if (i < blocks) draw_lines(block, left, kMargin, width, titles[static_cast<std::size_t>(column)]);
       block.slice(1, top + kLineHeight, top + kLineHeight + height)
           .slice(2, left, left + width)
           .copy_(enlarge(row.images[static_cast<std::size_t>(column)], scale));

@@ -13,6 +13,7 @@
 #include "io/files.hpp"
 #include "pipelines/describe_request.hpp"
 #include "pipelines/search_full_steps.hpp"
+#include "pipelines/step_cost.hpp"
 
 namespace deepcache {
 namespace {
@@ -55,20 +56,19 @@ class Tuner {
       const bool held_out = i % 4 == 3 || (request.prompts.size() < 4 && i + 1 == request.prompts.size());
       (held_out ? held_out_ : tuned_on_).push_back({request.prompts[i], run(request.prompts[i])});
     }
-    num_steps_ = static_cast<std::int64_t>(helper_.stats().steps.size());
-    measure_cost();
+    cost_ = measure_cost(pipe, helper_, request.prompts[0], request.params, request.cache_branch_id);
   }
 
   TuneResult tune() {
     if (request_.full_steps) {
-      check_argument(*request_.full_steps >= 1 && *request_.full_steps <= num_steps_,
-                     "full_steps must be 1 to the run's {} calls of the UNet, got {}", num_steps_,
+      check_argument(*request_.full_steps >= 1 && *request_.full_steps <= cost_.num_steps,
+                     "full_steps must be 1 to the run's {} calls of the UNet, got {}", cost_.num_steps,
                      *request_.full_steps);
       add_point(*request_.full_steps);
     } else if (request_.speedup) {
-      auto count = num_steps_;
-      while (count > 1 && speedup(count) < *request_.speedup) --count;
-      result_.reached = speedup(count) >= *request_.speedup;
+      auto count = cost_.num_steps;
+      while (count > 1 && cost_.speedup(count) < *request_.speedup) --count;
+      result_.reached = cost_.speedup(count) >= *request_.speedup;
       add_point(count);
     } else {
       find_psnr(*request_.min_psnr);
@@ -79,27 +79,11 @@ class Tuner {
  private:
   torch::Tensor run(const std::string& prompt) { return pipe_(prompt, request_.params).images; }
 
-  /// Of a full step and a cached one, by multiply-accumulates.
-  void measure_cost() {
-    helper_.set_params(cache_params({0}));
-    auto params = request_.params;
-    params.decode = false;
-    params.callback = [](const PipelineStep& step) { return step.step_index < 1; };
-    pipe_(request_.prompts[0], params);
-    const auto stats = helper_.stats();
-    cached_over_full_ = static_cast<double>(stats.cached_step.total()) / static_cast<double>(stats.full_step.total());
-  }
-
-  double speedup(std::int64_t full_steps) const {
-    const auto all = static_cast<double>(num_steps_), full = static_cast<double>(full_steps);
-    return all / (full + (all - full) * cached_over_full_);
-  }
-
   TunedPolicy policy(FullSteps full_steps) const {
     return {.num_branches = pipe_.unet().num_branches(),
             .cache_branch_id = request_.cache_branch_id,
             .forecast_order = request_.forecast_order,
-            .num_steps = num_steps_,
+            .num_steps = cost_.num_steps,
             .full_steps = std::move(full_steps)};
   }
   CacheParams cache_params(FullSteps full_steps) const {
@@ -126,11 +110,11 @@ class Tuner {
   }
 
   void add_point(std::int64_t count) {
-    const auto uniform = spread_full_steps(num_steps_, count);
+    const auto uniform = spread_full_steps(cost_.num_steps, count);
     const auto best = search_full_steps(
-        num_steps_, uniform, [this](const FullSteps& tried) { return score(tried); }, kLeastGain);
+        cost_.num_steps, uniform, [this](const FullSteps& tried) { return score(tried); }, kLeastGain);
     result_.points.push_back({.full_steps = count,
-                              .speedup = speedup(count),
+                              .speedup = cost_.speedup(count),
                               .uniform_psnr_db = score(uniform),
                               .tuned_psnr_db = score(best),
                               .held_out_uniform_psnr_db = psnr_of(held_out_, uniform),
@@ -143,7 +127,7 @@ class Tuner {
     result_.reached = false;
     std::int64_t last = 0;
     for (auto interval = kLongestInterval; interval >= 2 && !result_.reached; --interval) {
-      const auto count = (num_steps_ + interval - 1) / interval;
+      const auto count = (cost_.num_steps + interval - 1) / interval;
       if (count == std::exchange(last, count)) continue;
       add_point(count);
       result_.reached = result_.points.back().tuned_psnr_db >= min_psnr;
@@ -182,8 +166,7 @@ class Tuner {
   const TuneRequest& request_;
   Helper helper_;
   std::vector<Sample> tuned_on_, held_out_;
-  std::int64_t num_steps_ = 0;
-  double cached_over_full_ = 1;
+  StepCost cost_;
   std::map<FullSteps, double> tries_;
   TuneResult result_;
 };

@@ -127,6 +127,15 @@ TEST(ContactSheet, ImagesStandUnderTheirTitles) {
   EXPECT_LT(sheet.slice(1, 40, 68).slice(2, 12, 72).min().item<float>(), 0.5F);  // and the caption here
 }
 
+TEST(ContactSheet, TitlesMayHaveLines) {
+  const auto image = torch::zeros({3, 8, 40});
+  const auto one = contact_sheet({"a", "b"}, {{"", {image, image}}});
+  const auto two = contact_sheet({"a", "b\nc"}, {{"", {image, image}}});
+  const auto line = two.size(1) - one.size(1);
+  EXPECT_GT(line, 10);
+  EXPECT_TRUE(torch::equal(two.slice(1, line), contact_sheet({"", "c"}, {{"", {image, image}}})));
+}
+
 TEST(ContactSheet, RowsBesideEachOther) {
   std::vector<ContactRow> rows;
   for (int i = 0; i < 5; ++i) rows.push_back({"", {torch::full({3, 8, 30}, i / 10.0F)}});
