@@ -64,12 +64,14 @@ void add_compare(CLI::App& app) {
   cli::add_request_flags(*command, *flags);
   cli::add_load_flags(*command, *flags);
   auto& request = flags->compare;
-  command->add_option("--intervals", request.intervals, "Full steps every so many: as DeepCache, and with forecasts")
+  command
+      ->add_option("--intervals", request.intervals,
+                   "Full steps every so many, as DeepCache and with forecasts; default: 2,3,5,10")
       ->delimiter(',')
-      ->capture_default_str();
-  command->add_option("--tolerances", request.tolerances, "Of adaptive full steps")
+      ->allow_extra_args(false);
+  command->add_option("--tolerances", request.tolerances, "Of adaptive full steps; default: 0.1,0.18,0.3")
       ->delimiter(',')
-      ->capture_default_str();
+      ->allow_extra_args(false);
   command->add_option("--cache-branch-id", request.cache_branch_id, "Skip branch to cut at; 0: shallowest")
       ->capture_default_str();
   command->add_option("--forecast-order", request.forecast_order, "Of forecasts and adaptive full steps, 1 or 2")

@@ -36,7 +36,6 @@ void paint_stable_diffusion(GenerateFlags& flags) {
   cli::require_prompt(flags);
   auto pipe = StableDiffusionPipeline::load(flags.model, cli::load_options(flags));
   check_model_type(flags, pipe.model_type());
-  flags.request.cache = cli::cache_params(flags, pipe.unet());
   if (!flags.image.empty()) load_pictures(pipe, flags.image, flags.mask, flags.request.params);
   load_controls(pipe, flags);
   std::optional<StableDiffusionPipeline> refiner;
@@ -44,6 +43,7 @@ void paint_stable_diffusion(GenerateFlags& flags) {
     refiner.emplace(StableDiffusionPipeline::load(flags.refiner, {torch::Device(flags.device), flags.scheduler}));
     flags.request.refiner = &*refiner;
   }
+  flags.request.cache = cli::cache_params(flags, pipe);
   generate(pipe, flags.request);
 }
 

@@ -19,11 +19,16 @@ struct TuneFlags : cli::Options {
 };
 
 void print(const TuneResult& result) {
-  fmt::print("full steps  speedup of the steps  evenly spread, dB  tuned, dB  held out: evenly spread  tuned\n");
+  fmt::print(
+      "branch  full steps  speedup of the steps  evenly spread, dB  tuned, dB  held out: evenly spread  tuned  "
+      "front\n");
   for (const auto& point : result.points)
-    fmt::print("{:10}  {:19.2f}x  {:17.2f}  {:9.2f}  {:23.2f}  {:5.2f}\n", point.full_steps, point.speedup,
-               point.uniform_psnr_db, point.tuned_psnr_db, point.held_out_uniform_psnr_db, point.held_out_psnr_db);
-  fmt::print("full steps of {}: {}\n", result.policy.num_steps, fmt::join(result.policy.full_steps, " "));
+    fmt::print("{:6}  {:10}  {:19.2f}x  {:17.2f}  {:9.2f}  {:23.2f}  {:5.2f}  {:>5}\n", point.policy.cache_branch_id,
+               point.policy.full_steps.size(), point.speedup, point.uniform_psnr_db, point.tuned_psnr_db,
+               point.held_out_uniform_psnr_db, point.held_out_psnr_db, point.on_front ? "*" : "");
+  const auto& policy = result.best.policy;
+  fmt::print("branch {}, full steps of {}: {}\n", policy.cache_branch_id, policy.num_steps,
+             fmt::join(policy.full_steps, " "));
 }
 
 void run(TuneFlags& flags, const CLI::App& command, int& exit_code) {
@@ -42,11 +47,11 @@ void run(TuneFlags& flags, const CLI::App& command, int& exit_code) {
   const auto result = tune(pipe, request);
   if (cli::is_terminal(stderr)) fmt::print(stderr, "\r{:60}\r", "");
   print(result);
-  save_policy(result.policy, flags.output);
+  save_policy(result.best.policy, flags.output);
   fmt::print("{}\n", flags.output.string());
   if (result.reached) return;
   fmt::print(stderr, "what was asked for can't be reached; the best is {:.2f} dB at {:.2f}x\n",
-             result.points.back().tuned_psnr_db, result.points.back().speedup);
+             result.best.tuned_psnr_db, result.best.speedup);
   exit_code = 3;
 }
 
@@ -62,8 +67,11 @@ void add_tune(CLI::App& app, int& exit_code) {
   target->add_option("--min-psnr", flags->min_psnr,
                      "Finds as few as give this mean PSNR, in dB, to the uncached pictures");
   target->add_option("--speedup", flags->speedup, "Of the steps, by multiply-accumulates: finds as many as allow it");
-  command->add_option("--cache-branch-id", flags->tune.cache_branch_id, "Skip branch to cut at; 0: shallowest")
-      ->capture_default_str();
+  command
+      ->add_option("--cache-branch-id", flags->tune.cache_branch_ids,
+                   "Skip branches to try, such as 0,1; default: 0, the shallowest")
+      ->delimiter(',')
+      ->allow_extra_args(false);
   command->add_option("--forecast-order", flags->tune.forecast_order, "Of the polynomial that cached steps follow")
       ->capture_default_str();
   command->add_option("-o,--output", flags->output, "The policy, for --cache-policy")->capture_default_str();

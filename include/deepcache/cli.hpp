@@ -4,6 +4,7 @@
 #include <c10/util/Exception.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
@@ -12,6 +13,7 @@
 #include <random>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "deepcache/generate.hpp"
@@ -35,6 +37,7 @@ struct Options {
   std::string model, scheduler, device = "cpu", dtype = "package", init_latents, prompts_file;
   std::vector<std::filesystem::path> controlnets = {};
   std::filesystem::path cache_policy = {};
+  std::vector<const CLI::Option*> cache_flags = {};  ///< any of which is instead of a policy that the package carries
   std::int64_t seed = 42;
   int threads = 0;
   bool no_cache = false, trust_native_code = false, cuda_graphs = false, verbose = false;
@@ -62,6 +65,7 @@ inline void add_request_flags(CLI::App& app, Options& o) {
 }
 
 inline void add_cache_flags(CLI::App& app, Options& o) {
+  const auto before = std::as_const(app).get_options().size();
   app.add_option("--cache-interval", o.request.cache.cache_interval,
                  "Full at every Nth call of the UNet (a step, but for Heun); 1: always")
       ->capture_default_str();
@@ -82,7 +86,9 @@ inline void add_cache_flags(CLI::App& app, Options& o) {
       ->capture_default_str();
   app.add_option("--center", o.request.cache.center, "Of center: the step about which full ones are closest")
       ->capture_default_str();
-  app.add_option("--full-steps", o.request.cache.full_steps, "Of list: such as 0,3,7")->delimiter(',');
+  app.add_option("--full-steps", o.request.cache.full_steps, "Of list: such as 0,3,7")
+      ->delimiter(',')
+      ->allow_extra_args(false);
   app.add_option("--timestep-distance", o.request.cache.timestep_distance,
                  "Of timesteps: full where the timestep is so far from the last full step's");
   app.add_option("--tolerance", o.request.cache.tolerance,
@@ -98,6 +104,10 @@ inline void add_cache_flags(CLI::App& app, Options& o) {
       ->check(CLI::ExistingFile)
       ->excludes("--skip-mode");
   app.add_flag("--no-cache", o.no_cache, "Compute every step in full");
+  const auto after = std::as_const(app).get_options();
+  o.cache_flags.assign(after.begin() + static_cast<std::ptrdiff_t>(before), after.end());
+  app.add_flag("--strict", o.request.cache.strict,
+               "Refuse runs in which caching changes pictures more: stochastic schedulers, less than 10 calls");
   app.add_flag("--compare", o.request.compare, "Run uncached too, report speedup and PSNR")->excludes("--no-cache");
 }
 
@@ -187,10 +197,28 @@ inline void require_prompt(const Options& options) {
   if (options.request.prompts.empty()) throw std::invalid_argument("--prompt or --prompts-file is required");
 }
 
+/// Of a tuned policy, in which `strict` is as the flags say.
+inline CacheParams cache_params(const Options& options, const TunedPolicy& policy, const UNet& unet) {
+  auto params = policy.cache_params(unet);
+  params.strict = options.request.cache.strict;
+  return params;
+}
+
 /// Of the policy's file, if one is named; else as the flags say.
 inline CacheParams cache_params(const Options& options, const UNet& unet) {
   if (options.cache_policy.empty() || options.no_cache) return options.request.cache;
-  return load_policy(options.cache_policy).cache_params(unet);
+  return cache_params(options, load_policy(options.cache_policy), unet);
+}
+
+/// The same, but that without a flag it is as the policy says that the package carries for such runs, if it does.
+inline CacheParams cache_params(const Options& options, const StableDiffusionPipeline& pipe) {
+  const auto& request = options.request;
+  const auto is_given = [](const CLI::Option* flag) { return flag->count() > 0; };
+  const bool is_whole = !request.params.image.defined() && request.refiner == nullptr;  // a run from noise to picture
+  if (is_whole && std::none_of(options.cache_flags.begin(), options.cache_flags.end(), is_given))
+    if (const auto policy = package_policy(options.model, pipe.scheduler_name(), request.params.num_inference_steps))
+      return cache_params(options, *policy, pipe.unet());
+  return cache_params(options, pipe.unet());
 }
 
 /// All of this, for a program of Stable Diffusion.
@@ -198,7 +226,7 @@ inline StableDiffusionPipeline load_pipeline(Options& options) {
   prepare(options);
   require_prompt(options);
   auto pipe = StableDiffusionPipeline::load(options.model, load_options(options));
-  options.request.cache = cache_params(options, pipe.unet());
+  options.request.cache = cache_params(options, pipe);
   return pipe;
 }
 

@@ -59,6 +59,8 @@ struct CacheParams {
   double tolerance = 0.18;                    ///< of kAdaptive: above 0, below 1
   std::int64_t max_interval = 8;  ///< of kAdaptive: a full call in so many at least; in half as many at first
   std::int64_t full_first = 0, full_last = 0;  ///< calls at a run's begin and end that are full besides
+  bool strict = false;  ///< what is otherwise a warning, once a helper, is an error: runs whose scheduler adds noise in
+                        ///< its steps, and those of less than 10 calls, where pictures are known to change more
   StepCounting step_counting = StepCounting::kCalls;
   std::shared_ptr<const CachePolicy> policy = {};  ///< if set, decides instead of skip_mode and what it reads
 };

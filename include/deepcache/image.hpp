@@ -42,8 +42,8 @@ struct ContactRow {
   std::vector<torch::Tensor> images;
 };
 
-/// One image of all rows under the column titles, which may have lines, `across` rows beside each other. Small images are enlarged `scale`
-/// times, pixels staying squares.
+/// One image of all rows under the column titles, which may have lines, `across` rows beside each other. Small images
+/// are enlarged `scale` times, pixels staying squares.
 /// @throws std::invalid_argument if images differ in size, or a row has not one image for each title.
 torch::Tensor contact_sheet(const std::vector<std::string>& titles, const std::vector<ContactRow>& rows,
                             std::int64_t scale = 1, std::int64_t across = 1);

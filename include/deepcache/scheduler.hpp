@@ -82,6 +82,9 @@ class Scheduler {
   /// Whether `step` takes DDIM's options, eta and use_clipped_model_output.
   virtual bool has_ddim_options() const { return false; }
 
+  /// Whether `step` adds noise, at most of its timesteps.
+  virtual bool adds_noise(const StepOptions& options) const { return has_ddim_options() && options.eta > 0; }
+
   /// Whether samples keep their variance, sqrt(alpha) x_0 + sqrt(1 - alpha) epsilon; or else the image's scale, x_0 +
   /// sigma epsilon (Euler, Heun). One scheduler can go on with another's samples if both do the same.
   virtual bool keeps_variance() const { return true; }

@@ -14,7 +14,7 @@
 ///
 ///   auto pipe = deepcache::StableDiffusionPipeline::load("models/emoji");
 ///   auto tuned = deepcache::tune(pipe, {.prompts = prompts, .full_steps = 10});
-///   deepcache::save_policy(tuned.policy, "policy.json");
+///   deepcache::save_policy(tuned.best.policy, "policy.json");
 ///   ...
 ///   helper.set_params(deepcache::load_policy("policy.json").cache_params(pipe.unet()));
 ///
@@ -27,7 +27,7 @@ struct TuneRequest {
   /// checked with.
   std::vector<std::string> prompts;
   StableDiffusionParams params = {};
-  std::int64_t cache_branch_id = 0;
+  std::vector<std::int64_t> cache_branch_ids = {0};  ///< each is tuned by itself
   std::int64_t forecast_order = 1;
 
   // One of the three says what is looked for.
@@ -36,13 +36,14 @@ struct TuneRequest {
   std::optional<double> speedup = {};           ///< as many as multiply-accumulates allow, above 1
 
   std::filesystem::path progress = {};  ///< if named, what was tried is kept there, and gone on from
-  /// After each try of full steps on all prompts: how many there were, these steps, and what they gave.
+  /// After each try of full steps on all prompts: how many there were, these steps, and what they gave, in dB.
   std::function<void(std::int64_t tries, const std::vector<std::int64_t>& full_steps, double psnr_db)> on_try = {};
 };
 
 /// Pictures with so many full steps beside the uncached ones.
 struct TunePoint {
-  std::int64_t full_steps = 0;
+  TunedPolicy policy;
+  bool on_front = false;       ///< no other point is faster and at least as near to the uncached pictures
   double speedup = 0;          ///< of the steps, by multiply-accumulates
   double uniform_psnr_db = 0;  ///< mean, with evenly spread full steps, of the prompts that are tuned on
   double tuned_psnr_db = 0;    ///< of the same, with the policy
@@ -50,13 +51,14 @@ struct TunePoint {
 };
 
 struct TuneResult {
-  TunedPolicy policy;
-  std::vector<TunePoint> points;  ///< of each number of full steps that was tried, the last one the policy's
+  TunePoint best;                 ///< its `policy` is what was looked for
+  std::vector<TunePoint> points;  ///< of each branch and number of full steps that was tried, from slow to fast
   bool reached = true;            ///< false: `min_psnr` or `speedup` can't be reached, and the policy is the nearest
 };
 
 /// Starts from evenly spread full steps, and moves one after the other as long as the pictures come nearer to the
-/// uncached ones, by mean PSNR. The same result for the same request.
+/// uncached ones, by mean PSNR. The same result for the same request. Logs a warning if the policy found is worse than
+/// evenly spread full steps on the prompts that it wasn't tuned on: there were too few to tune on.
 /// @throws std::invalid_argument for parameters out of their range, unless one target is given, or if `progress` is of
 ///         another request.
 /// @throws std::runtime_error if `progress` can't be read or written.

@@ -2,6 +2,9 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "deepcache/helper.hpp"
@@ -19,7 +22,9 @@ struct TunedPolicy {
   std::int64_t num_branches = 0;              ///< of the UNet that it is for
   std::int64_t cache_branch_id = 0;           ///< 0 to num_branches - 1
   std::int64_t forecast_order = 1;            ///< 0 to 2
-  std::int64_t num_steps = 0;                 ///< calls of the UNet in a run
+  std::string scheduler = {};                 ///< that it was tuned with (`Scheduler::name`)
+  std::int64_t num_inference_steps = 0;       ///< likewise
+  std::int64_t num_steps = 0;                 ///< calls of the UNet that these are
   std::vector<std::int64_t> full_steps = {};  ///< the first 0, rising, below num_steps
 
   /// For `Helper::set_params`.
@@ -33,5 +38,11 @@ void save_policy(const TunedPolicy& policy, const std::filesystem::path& file);
 /// @throws std::runtime_error naming the file if it can't be read, has another format version, or holds what isn't
 ///         allowed.
 TunedPolicy load_policy(const std::filesystem::path& file);
+
+/// The one that a model package carries, as `policy.json`, for runs as it is given; nothing if it has none, or one that
+/// was tuned with another scheduler or number of inference steps.
+/// @throws std::runtime_error as `load_policy`.
+std::optional<TunedPolicy> package_policy(const std::filesystem::path& package, std::string_view scheduler,
+                                          std::int64_t num_inference_steps);
 
 }  // namespace deepcache

@@ -34,6 +34,14 @@ struct Macs {
   bool operator==(const Macs&) const = default;
 };
 
+/// What a helper is told of a run besides its timesteps.
+struct RunTraits {
+  bool continues = false;   ///< it is a further part of the run before: the cache is emptied and steps are counted from
+                            ///< 0, but the statistics go on
+  bool adds_noise = false;  ///< its scheduler adds noise in its steps (`Scheduler::adds_noise`)
+  std::int64_t schedule_size = 0;  ///< timesteps from noise to picture, if the run is a part of that; 0: all
+};
+
 /// A skip concatenation: a place where the UNet can be cut.
 struct BranchProfile {
   std::int64_t cache_branch_id = 0;  ///< counted back from the output, 0 is the shallowest
@@ -100,9 +108,8 @@ class UNet {
 
   /// Tells the enabled helper, if there is one, that the next call begins a run. Pipelines call this themselves.
   /// @param timesteps  the schedule of the run; needed by `StepCounting::kTimesteps`, `SkipMode::kQuad` and `kCenter`
-  /// @param continues  it is a further part of the run before: the cache is emptied and steps are counted from 0, but
-  ///                   the statistics go on
-  void begin_run(std::span<const double> timesteps = {}, bool continues = false) const;
+  /// @throws std::invalid_argument if `CacheParams::strict` refuses the run.
+  void begin_run(std::span<const double> timesteps = {}, const RunTraits& traits = {}) const;
 
   /// The names of the inputs, as the arguments of the traced `forward` are called.
   std::vector<std::string> input_names() const;

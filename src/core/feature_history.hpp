@@ -13,6 +13,12 @@ namespace deepcache {
 /// A single value is kept as it is.
 std::vector<double> polynomial_weights(std::span<const std::int64_t> positions, std::int64_t position);
 
+/// Features' worth of memory that a context holds at most: those that a forecast of this order goes through, and the
+/// sum that it is.
+constexpr std::int64_t num_features_held(std::int64_t forecast_order) {
+  return forecast_order == 0 ? 1 : forecast_order + 2;
+}
+
 /// The features of a context's last full steps, and what a cached step uses of them.
 class FeatureHistory {
  public:

@@ -17,11 +17,13 @@
 #include "core/unet_impl.hpp"
 #include "core/weighted_sum.hpp"
 #include "error.hpp"
+#include "log.hpp"
 
 namespace deepcache {
 namespace {
 
 constexpr std::int64_t kLargestOrder = 2;
+constexpr std::int64_t kFewCalls = 10;
 
 /// Shape, dtype and device of every tensor among some inputs.
 using Signature = std::vector<std::tuple<std::vector<std::int64_t>, torch::Dtype, torch::Device>>;
@@ -177,15 +179,29 @@ struct Helper::Impl : UNetHook {
     policy = choose_policy(params, {});
   }
 
-  void begin_run(std::span<const double> schedule, bool continues) override {
-    auto steps_before = continues ? std::move(steps) : std::vector<Step>();
+  void begin_run(std::span<const double> schedule, const RunTraits& traits) override {
+    auto steps_before = traits.continues ? std::move(steps) : std::vector<Step>();
     reset();
     steps = std::move(steps_before);
+    if (caches(params)) judge(schedule, traits);
     check_argument(params.num_steps == 0 || schedule.empty() || std::cmp_equal(params.num_steps, schedule.size()),
                    "the full steps are for runs of {} calls of the UNet, got a run of {}", params.num_steps,
                    schedule.size());
     policy = choose_policy(params, schedule);
     timesteps.assign(schedule.begin(), schedule.end());
+  }
+
+  /// Of runs in which caching is known to change pictures more (docs/quality.md).
+  void judge(std::span<const double> schedule, const RunTraits& traits) {
+    const auto size = traits.schedule_size != 0 ? traits.schedule_size : static_cast<std::int64_t>(schedule.size());
+    std::string concern;
+    if (traits.adds_noise) concern = "the scheduler adds noise in its steps, which no feature of an earlier step knows";
+    if (size > 1 && size < kFewCalls)
+      concern = fmt::format("in a run of {} calls of the UNet each is far from the one before", size);
+    if (concern.empty()) return;
+    concern += ": caching changes such pictures more";
+    check_argument(!params.strict, "{}", concern);
+    if (!std::exchange(warned, true)) log(LogLevel::kWarning, concern);
   }
 
   c10::IValue forward(std::vector<c10::IValue> inputs) override {
@@ -278,6 +294,7 @@ struct Helper::Impl : UNetHook {
   Signature latest_signature;              // of the latest full step
   std::vector<c10::IValue> latest_inputs;  // shapes only
   std::optional<BranchProfile> profile;    // at those, made when first asked for
+  bool warned = false;                     // of a run in which caching changes pictures more
 };
 
 Helper::Helper(UNet unet) : impl_(std::make_unique<Impl>(std::move(unet))) {}

@@ -88,8 +88,8 @@ c10::IValue UNet::forward(std::vector<c10::IValue> inputs) const {
   return impl_->backend->run(std::move(inputs), unused);
 }
 
-void UNet::begin_run(std::span<const double> timesteps, bool continues) const {
-  if (impl_->hook != nullptr) impl_->hook->begin_run(timesteps, continues);
+void UNet::begin_run(std::span<const double> timesteps, const RunTraits& traits) const {
+  if (impl_->hook != nullptr) impl_->hook->begin_run(timesteps, traits);
 }
 
 std::vector<std::string> UNet::input_names() const {

@@ -14,7 +14,7 @@ class UNetHook {
  public:
   virtual ~UNetHook() = default;
   virtual c10::IValue forward(std::vector<c10::IValue> inputs) = 0;
-  virtual void begin_run(std::span<const double> timesteps, bool continues) = 0;
+  virtual void begin_run(std::span<const double> timesteps, const RunTraits& traits) = 0;
 };
 
 /// @throws std::invalid_argument unless it is one that networks compute in.

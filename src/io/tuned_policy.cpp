@@ -26,6 +26,9 @@ TunedPolicy read_policy(const nlohmann::json& json) {
   TunedPolicy policy{.num_branches = integer("num_branches", 1, kMostBranches)};
   policy.cache_branch_id = integer("cache_branch_id", 0, policy.num_branches - 1);
   policy.forecast_order = integer("forecast_order", 0, 2);
+  check_data(json.contains("scheduler") && json["scheduler"].is_string(), "\"scheduler\" must be there, and a name");
+  policy.scheduler = json["scheduler"];
+  policy.num_inference_steps = integer("num_inference_steps", 1, kMostSteps);
   policy.num_steps = integer("num_steps", 1, kMostSteps);
   reader.require("full_steps");
   policy.full_steps = reader.integers("full_steps");
@@ -52,6 +55,8 @@ void save_policy(const TunedPolicy& policy, const std::filesystem::path& file) {
                                     {"num_branches", policy.num_branches},
                                     {"cache_branch_id", policy.cache_branch_id},
                                     {"forecast_order", policy.forecast_order},
+                                    {"scheduler", policy.scheduler},
+                                    {"num_inference_steps", policy.num_inference_steps},
                                     {"num_steps", policy.num_steps},
                                     {"full_steps", policy.full_steps}};
   write_file(file, json.dump(2) + "\n");
@@ -64,6 +69,15 @@ TunedPolicy load_policy(const std::filesystem::path& file) {
   } catch (const std::exception& error) {
     throw std::runtime_error(fmt::format("{}: {}", file.string(), error.what()));
   }
+}
+
+std::optional<TunedPolicy> package_policy(const std::filesystem::path& package, std::string_view scheduler,
+                                          std::int64_t num_inference_steps) {
+  const auto file = package / "policy.json";
+  if (!std::filesystem::exists(file)) return std::nullopt;
+  auto policy = load_policy(file);
+  if (policy.scheduler != scheduler || policy.num_inference_steps != num_inference_steps) return std::nullopt;
+  return policy;
 }
 
 }  // namespace deepcache

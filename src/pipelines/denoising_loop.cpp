@@ -60,7 +60,9 @@ Denoised denoise(const UNet& unet, Scheduler& scheduler, const StepRange& range,
   const auto twice_if_guided = [guided](const torch::Tensor& half) { return guided ? torch::cat({half, half}) : half; };
   const auto extra = extra_channels(prepared, guided);
   Inputs inputs(unet, conditions, options.schedules);
-  unet.begin_run(schedule, options.continues);
+  unet.begin_run(schedule, {.continues = options.continues,
+                            .adds_noise = scheduler.adds_noise(options.step),
+                            .schedule_size = scheduler.timesteps().size(0)});
   auto latents = prepared.latents;
   for (std::int64_t i = range.begin; i < range.end; ++i) {
     auto sample = scheduler.scale_model_input(twice_if_guided(latents), i);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <utility>
@@ -11,6 +12,7 @@
 #include "deepcache/image.hpp"
 #include "error.hpp"
 #include "io/files.hpp"
+#include "log.hpp"
 #include "pipelines/describe_request.hpp"
 #include "pipelines/search_full_steps.hpp"
 #include "pipelines/step_cost.hpp"
@@ -33,6 +35,7 @@ void check(const TuneRequest& request) {
                  request.min_psnr.value_or(0));
   check_argument(!request.speedup || (std::isfinite(*request.speedup) && *request.speedup > 1),
                  "speedup must be above 1, got {:g}", request.speedup.value_or(0));
+  check_argument(!request.cache_branch_ids.empty(), "there must be one cache_branch_id or more, got none");
   check_argument(request.params.decode, "pictures are compared: decode must be true");
 }
 
@@ -47,91 +50,124 @@ class Tuner {
   Tuner(StableDiffusionPipeline& pipe, const TuneRequest& request) : pipe_(pipe), request_(request), helper_(pipe) {
     check(request);
     pipe.validate(request.prompts, request.params);
-    helper_.set_params(
-        {.cache_interval = 2, .cache_branch_id = request.cache_branch_id, .forecast_order = request.forecast_order});
-    helper_.set_params({});
+    for (const auto branch : request.cache_branch_ids)
+      helper_.set_params({.cache_interval = 2, .cache_branch_id = branch, .forecast_order = request.forecast_order});
     helper_.enable();
     load_progress();
+    for (const auto branch : request.cache_branch_ids)
+      costs_[branch] = measure_cost(pipe, helper_, request.prompts[0], request.params, branch);
+    num_steps_ = costs_.begin()->second.num_steps;
+    check_argument(!request.full_steps || (*request.full_steps >= 1 && *request.full_steps <= num_steps_),
+                   "full_steps must be 1 to the run's {} calls of the UNet, got {}", num_steps_,
+                   request.full_steps.value_or(0));
+    helper_.set_params({});
     for (std::size_t i = 0; i < request.prompts.size(); ++i) {
       const bool held_out = i % 4 == 3 || (request.prompts.size() < 4 && i + 1 == request.prompts.size());
       (held_out ? held_out_ : tuned_on_).push_back({request.prompts[i], run(request.prompts[i])});
     }
-    cost_ = measure_cost(pipe, helper_, request.prompts[0], request.params, request.cache_branch_id);
   }
 
   TuneResult tune() {
-    if (request_.full_steps) {
-      check_argument(*request_.full_steps >= 1 && *request_.full_steps <= cost_.num_steps,
-                     "full_steps must be 1 to the run's {} calls of the UNet, got {}", cost_.num_steps,
-                     *request_.full_steps);
-      add_point(*request_.full_steps);
-    } else if (request_.speedup) {
-      auto count = cost_.num_steps;
-      while (count > 1 && cost_.speedup(count) < *request_.speedup) --count;
-      result_.reached = cost_.speedup(count) >= *request_.speedup;
-      add_point(count);
-    } else {
-      find_psnr(*request_.min_psnr);
+    for (const auto& [branch, cost] : costs_) {
+      if (request_.full_steps) add_point(branch, *request_.full_steps);
+      if (request_.speedup) find_speedup(branch, cost, *request_.speedup);
+      if (request_.min_psnr) find_psnr(branch, cost, *request_.min_psnr);
     }
+    choose();
     return std::move(result_);
   }
 
  private:
   torch::Tensor run(const std::string& prompt) { return pipe_(prompt, request_.params).images; }
 
-  TunedPolicy policy(FullSteps full_steps) const {
+  TunedPolicy policy(std::int64_t branch, FullSteps full_steps) const {
     return {.num_branches = pipe_.unet().num_branches(),
-            .cache_branch_id = request_.cache_branch_id,
+            .cache_branch_id = branch,
             .forecast_order = request_.forecast_order,
-            .num_steps = cost_.num_steps,
+            .scheduler = pipe_.scheduler_name(),
+            .num_inference_steps = request_.params.num_inference_steps,
+            .num_steps = num_steps_,
             .full_steps = std::move(full_steps)};
-  }
-  CacheParams cache_params(FullSteps full_steps) const {
-    return policy(std::move(full_steps)).cache_params(pipe_.unet());
   }
 
   /// Mean PSNR of the samples' pictures with these full steps.
-  double psnr_of(const std::vector<Sample>& samples, const FullSteps& full_steps) {
-    helper_.set_params(cache_params(full_steps));
+  double psnr_of(const std::vector<Sample>& samples, std::int64_t branch, const FullSteps& full_steps) {
+    helper_.set_params(policy(branch, full_steps).cache_params(pipe_.unet()));
     double sum = 0;
     for (const auto& sample : samples) sum += std::min(kEqualPsnr, psnr(run(sample.prompt), sample.pictures));
     return sum / static_cast<double>(samples.size());
   }
 
   /// The same of those that are tuned on, looked up where it was measured before.
-  double score(const FullSteps& full_steps) {
-    auto found = tries_.find(full_steps);
+  double score(std::int64_t branch, const FullSteps& full_steps) {
+    auto found = tries_.find({branch, full_steps});
     if (found == tries_.end()) {
-      found = tries_.emplace(full_steps, psnr_of(tuned_on_, full_steps)).first;
+      found = tries_.emplace(std::pair(branch, full_steps), psnr_of(tuned_on_, branch, full_steps)).first;
       save_progress();
     }
     if (request_.on_try) request_.on_try(static_cast<std::int64_t>(tries_.size()), full_steps, found->second);
     return found->second;
   }
 
-  void add_point(std::int64_t count) {
-    const auto uniform = spread_full_steps(cost_.num_steps, count);
-    const auto best = search_full_steps(
-        cost_.num_steps, uniform, [this](const FullSteps& tried) { return score(tried); }, kLeastGain);
-    result_.points.push_back({.full_steps = count,
-                              .speedup = cost_.speedup(count),
-                              .uniform_psnr_db = score(uniform),
-                              .tuned_psnr_db = score(best),
-                              .held_out_uniform_psnr_db = psnr_of(held_out_, uniform),
-                              .held_out_psnr_db = psnr_of(held_out_, best)});
-    result_.policy = policy(best);
+  void add_point(std::int64_t branch, std::int64_t count) {
+    const auto uniform = spread_full_steps(num_steps_, count);
+    const auto tuned = search_full_steps(
+        num_steps_, uniform, [&](const FullSteps& tried) { return score(branch, tried); }, kLeastGain);
+    result_.points.push_back({.policy = policy(branch, tuned),
+                              .speedup = costs_.at(branch).speedup(count),
+                              .uniform_psnr_db = score(branch, uniform),
+                              .tuned_psnr_db = score(branch, tuned),
+                              .held_out_uniform_psnr_db = psnr_of(held_out_, branch, uniform),
+                              .held_out_psnr_db = psnr_of(held_out_, branch, tuned)});
   }
 
-  /// From the longest interval down to two.
-  void find_psnr(double min_psnr) {
-    result_.reached = false;
+  void find_speedup(std::int64_t branch, const StepCost& cost, double speedup) {
+    auto count = num_steps_;
+    while (count > 1 && cost.speedup(count) < speedup) --count;
+    add_point(branch, count);
+  }
+
+  /// From the longest interval down to two, as long as that is faster than what another branch reached.
+  void find_psnr(std::int64_t branch, const StepCost& cost, double min_psnr) {
     std::int64_t last = 0;
-    for (auto interval = kLongestInterval; interval >= 2 && !result_.reached; --interval) {
-      const auto count = (cost_.num_steps + interval - 1) / interval;
+    for (auto interval = kLongestInterval; interval >= 2; --interval) {
+      const auto count = (num_steps_ + interval - 1) / interval;
       if (count == std::exchange(last, count)) continue;
-      add_point(count);
-      result_.reached = result_.points.back().tuned_psnr_db >= min_psnr;
+      if (std::ranges::any_of(result_.points, [&](const TunePoint& point) {
+            return point.tuned_psnr_db >= min_psnr && point.speedup >= cost.speedup(count);
+          }))
+        return;
+      add_point(branch, count);
     }
+  }
+
+  bool reaches(const TunePoint& point) const {
+    return point.speedup >= request_.speedup.value_or(0) && point.tuned_psnr_db >= request_.min_psnr.value_or(0);
+  }
+
+  /// The best of the points that reach what is looked for: the fastest of those near enough, or else the nearest. If
+  /// there are none, the fastest or nearest of all.
+  void choose() {
+    auto& points = result_.points;
+    std::ranges::stable_sort(points, {}, &TunePoint::speedup);
+    for (auto& point : points)
+      point.on_front = std::ranges::none_of(points, [&](const TunePoint& other) {
+        return other.speedup > point.speedup && other.tuned_psnr_db >= point.tuned_psnr_db;
+      });
+    std::vector<TunePoint> reached;
+    std::ranges::copy_if(points, std::back_inserter(reached), [this](const auto& point) { return reaches(point); });
+    result_.reached = !reached.empty();
+    const bool by_speed = result_.reached ? request_.min_psnr.has_value() : request_.speedup.has_value();
+    result_.best = *std::ranges::max_element(result_.reached ? reached : points, {}, [&](const TunePoint& point) {
+      return by_speed ? point.speedup : point.tuned_psnr_db;
+    });
+    const auto& best = result_.best;
+    if (best.held_out_psnr_db < best.held_out_uniform_psnr_db)
+      log(LogLevel::kWarning,
+          fmt::format(
+              "on prompts that weren't tuned on, {:.1f} dB instead of the {:.1f} dB of evenly spread full steps: "
+              "{} prompts are too few to tune on",
+              best.held_out_psnr_db, best.held_out_uniform_psnr_db, tuned_on_.size()));
   }
 
   /// What the tries depend on.
@@ -139,7 +175,6 @@ class Tuner {
     auto json = describe_request({.prompts = request_.prompts, .params = request_.params}, pipe_, "");
     json["prompts"] = request_.prompts;
     json["model_type"] = pipe_.model_type();
-    json["cache_branch_id"] = request_.cache_branch_id;
     json["forecast_order"] = request_.forecast_order;
     return json;
   }
@@ -152,13 +187,14 @@ class Tuner {
                request_.progress.string());
     check_argument(json["request"] == nlohmann::json(identity()), "{} is what another request's tuning left: {}",
                    request_.progress.string(), json["request"].dump());
-    for (const auto& tried : json["tries"]) tries_[tried.at(0).get<FullSteps>()] = tried.at(1).get<double>();
+    for (const auto& tried : json["tries"])
+      tries_[{tried.at(0).get<std::int64_t>(), tried.at(1).get<FullSteps>()}] = tried.at(2).get<double>();
   }
 
   void save_progress() const {
     if (request_.progress.empty()) return;
     auto tries = Json::array();
-    for (const auto& [full_steps, db] : tries_) tries.push_back({full_steps, db});
+    for (const auto& [tried, db] : tries_) tries.push_back({tried.first, tried.second, db});
     write_file(request_.progress, Json{{"request", identity()}, {"tries", std::move(tries)}}.dump() + "\n");
   }
 
@@ -166,8 +202,9 @@ class Tuner {
   const TuneRequest& request_;
   Helper helper_;
   std::vector<Sample> tuned_on_, held_out_;
-  StepCost cost_;
-  std::map<FullSteps, double> tries_;
+  std::map<std::int64_t, StepCost> costs_;  // by branch
+  std::int64_t num_steps_ = 0;
+  std::map<std::pair<std::int64_t, FullSteps>, double> tries_;  // of a branch: PSNR in dB
   TuneResult result_;
 };
 

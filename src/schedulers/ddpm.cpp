@@ -30,6 +30,7 @@ class DDPMScheduler final : public SchedulerBase {
 
   std::string name() const override { return "DDPMScheduler"; }
   std::unique_ptr<Scheduler> clone() const override { return std::make_unique<DDPMScheduler>(*this); }
+  bool adds_noise(const StepOptions& /*options*/) const override { return true; }
 
  protected:
   Schedule make_schedule(std::int64_t num_inference_steps) const override {

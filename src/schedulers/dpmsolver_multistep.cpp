@@ -29,6 +29,7 @@ class DPMSolverMultistepScheduler final : public MultistepSolver {
 
   std::string name() const override { return "DPMSolverMultistepScheduler"; }
   std::unique_ptr<Scheduler> clone() const override { return std::make_unique<DPMSolverMultistepScheduler>(*this); }
+  bool adds_noise(const StepOptions& /*options*/) const override { return is_stochastic(); }
 
  protected:
   void begin_run(std::int64_t /*step_index*/) override { outputs_.clear(); }

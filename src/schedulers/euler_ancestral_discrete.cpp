@@ -12,6 +12,7 @@ class EulerAncestralDiscreteScheduler final : public SigmaScheduler {
 
   std::string name() const override { return "EulerAncestralDiscreteScheduler"; }
   std::unique_ptr<Scheduler> clone() const override { return std::make_unique<EulerAncestralDiscreteScheduler>(*this); }
+  bool adds_noise(const StepOptions& /*options*/) const override { return true; }
 
  protected:
   torch::Tensor take_step(const torch::Tensor& model_output, std::int64_t step_index, const torch::Tensor& sample,

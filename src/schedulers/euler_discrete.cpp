@@ -15,6 +15,7 @@ class EulerDiscreteScheduler final : public SigmaScheduler {
 
   std::string name() const override { return "EulerDiscreteScheduler"; }
   std::unique_ptr<Scheduler> clone() const override { return std::make_unique<EulerDiscreteScheduler>(*this); }
+  bool adds_noise(const StepOptions& options) const override { return options.s_churn > 0; }
 
  protected:
   bool has_churn_options() const override { return true; }

@@ -27,6 +27,7 @@ class LCMScheduler final : public SchedulerBase {
 
   std::string name() const override { return "LCMScheduler"; }
   std::unique_ptr<Scheduler> clone() const override { return std::make_unique<LCMScheduler>(*this); }
+  bool adds_noise(const StepOptions& /*options*/) const override { return true; }
 
  protected:
   Schedule make_schedule(std::int64_t num_inference_steps) const override;

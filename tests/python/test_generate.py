@@ -213,6 +213,86 @@ class OutputTest(GenerateTest):
         self.assertIn("can't be reached; the best is", result.stderr)
         self.assertEqual(self.run_program(*tune).returncode, 2)
 
+    def test_a_package_s_own_policy(self):
+        package = self.folder / "package"
+        shutil.copytree(PACKAGES / "sd1", package)
+        own = {
+            "format_version": 1, "num_branches": 12, "cache_branch_id": 0, "forecast_order": 1,
+            "scheduler": "DDIMScheduler", "num_inference_steps": 5, "num_steps": 5, "full_steps": [0, 1, 4],
+        }  # fmt: skip
+        (package / "policy.json").write_text(json.dumps(own))
+        generate, txt2img = ("deepcache", "generate"), ("txt2img",)
+        as_tuned = {"--steps": 5, "--scheduler": "ddim", "--report": "r.json"}
+        for program, flags, full in (
+            (generate, {}, [0, 1, 4]),
+            (txt2img, {}, [0, 1, 4]),
+            (generate, {"--eta": 0.5}, [0, 1, 4]),
+            (generate, {"--cache-interval": 3}, [0, 3]),
+            (txt2img, {"--skip-mode": "list", "--full-steps": "0,2"}, [0, 2]),
+            (generate, {"--steps": 6}, [0, 3]),
+            (generate, {"--scheduler": "unipc"}, [0, 3]),
+            (generate, {"-i": "i.png", "--strength": 0.8}, [0, 3]),
+            (generate, {"--refiner": PACKAGES / "sd2"}, [0, 3, 4]),  # of four and one
+        ):
+            flags = [part for pair in (as_tuned | flags).items() for part in pair]
+            result = self.run_program(*program, "-m", package, "-p", "sun", "-W", 64, "-H", 64, *flags)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            steps = json.loads((self.folder / "r.json").read_text())["steps"]
+            self.assertEqual([s["index"] for s in steps if s["mode"] == "full"], full, flags)
+        (package / "policy.json").write_text("{}")
+        result = self.run_program("txt2img", "-m", package, "-p", "sun")
+        self.assertEqual(result.returncode, 2)
+        self.assertIn("policy.json", result.stderr)
+
+    def test_where_caching_changes_pictures_more(self):
+        for arguments, message in (
+            (("--scheduler", "euler_a", "--steps", 10), "the scheduler adds noise"),
+            (("--scheduler", "ddim", "--steps", 10, "--eta", 0.5), "the scheduler adds noise"),
+            (("--scheduler", "ddim", "--steps", 9), "of 9 calls of the UNet"),
+        ):
+            result = self.generate("sd1", *arguments)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            self.assertEqual(result.stderr.count(message), 1)
+            result = self.generate("sd1", *arguments, "--strict")
+            self.assertEqual(result.returncode, 2)
+            self.assertIn(message, result.stderr)
+            result = self.generate("sd1", *arguments, "--strict", "--no-cache")
+            self.assertEqual((result.returncode, result.stderr), (0, ""))
+        result = self.generate("sd1", "--scheduler", "ddim", "--steps", 10, "--strict")
+        self.assertEqual((result.returncode, result.stderr), (0, ""))
+
+    def test_ways_side_by_side(self):
+        size = "-W", 64, "-H", 64, "--scheduler", "ddim", "--steps", 4
+        tune = "deepcache", "tune", PACKAGES / "sd1", "-p", "sun", "-p", "red heart", *size
+        self.assertEqual(self.run_program(*tune, "--full-steps", 2).returncode, 0)
+        compare = "deepcache", "compare", PACKAGES / "sd1", "-p", "red heart", *size
+        result = self.run_program(
+            *compare, "--intervals", "2,3", "--tolerances", 0.1, "--cache-policy", "policy.json", "--report", "r.json",
+            "--contact-sheet", "c.png",
+        )  # fmt: skip
+        self.assertEqual(result.returncode, 0, result.stderr)
+        ways = json.loads((self.folder / "r.json").read_text())["ways"]
+        kinds = ["full", "DeepCache", "DeepCache", "forecast", "forecast", "adaptive", "tuned", "fewer steps"]
+        self.assertEqual([way["kind"] for way in ways][:8], kinds)
+        self.assertEqual([way["full_steps"] for way in ways][:5], [4, 2, 2, 2, 2])
+        for way in ways:
+            self.assertRegex(result.stdout, rf"(?m)^{way['name']} +\d")
+        page = (self.folder / "comparison.html").read_text()
+        self.assertEqual(page.count("<img"), len(ways))
+        with Image.open(self.folder / "c.png") as image:
+            self.assertGreater(image.width, 128 * len(ways))
+
+        for arguments, message in (
+            (("--intervals", 1), "intervals must be 2 or above, got 1"),
+            (("--tolerances", 2), "tolerance must be above 0 and below 1, got 2"),
+            (("--report", "same", "-o", "same"), "two outputs would have the name same"),
+            (("-o", "none/page.html"), "none"),
+            (("--prompt-batch", 2), "--prompt-batch"),
+        ):
+            result = self.run_program(*compare, *arguments)
+            self.assertEqual(result.returncode, 2, arguments)
+            self.assertIn(message, result.stderr)
+
     def test_reports_say_what_was_asked(self):
         self.latents(
             "sdxl", "--prompt-2", "sun", "--negative-prompt", "blue", "--negative-prompt-2", "moon", "--clip-skip", 1,

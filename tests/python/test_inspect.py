@@ -168,6 +168,8 @@ class CountTest(InspectTest):
             self.assertIn(branch["name"], names)
             size = torch.Size(branch["feature_shape"]).numel()
             self.assertEqual(branch["feature_bytes"], 4 * size)
+            held = {order: 4 * size * number for order, number in (("0", 1), ("1", 3), ("2", 4))}
+            self.assertEqual(branch["cache_bytes"], held)
             for kind, parts in ("weights", ["weights"]), ("total", ["weights", "attention"]):
                 whole, part = (sum(step[name] for name in parts) for step in (full, branch["cached_step"]))
                 self.assertEqual(branch["speedup"][kind].keys(), {"2", "3", "5", "10", "20"})

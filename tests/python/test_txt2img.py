@@ -127,7 +127,7 @@ class OutputTest(Txt2ImgTest):
         self.assertNotIn("compare", report)
 
     def test_no_progress_bar_in_a_pipe(self):
-        self.assertEqual(self.run_well("--steps", 2).stderr, "")
+        self.assertEqual(self.run_well("--steps", 10).stderr, "")
 
     def test_a_progress_bar_on_a_terminal(self):
         try:

@@ -87,6 +87,15 @@ TEST(FeatureHistory, EachItemOfABatchIsForecastAsAlone) {
   EXPECT_TRUE(both.forecast(8).slice(0, 1, 2).equal(alone.forecast(8)));
 }
 
+TEST(FeatureHistory, HoldsWhatItSaysOfAnOrder) {
+  for (const std::int64_t order : {0, 1, 2}) {
+    FeatureHistory history(order);
+    for (std::int64_t position = 0; position < 5; ++position) history.add(position, random({8, 8}, position));
+    history.forecast(6);
+    EXPECT_EQ(history.nbytes(), num_features_held(order) * 8 * 8 * 4) << order;
+  }
+}
+
 TEST(FeatureHistory, HoldsAsManyAsItNeedsAndTheBuffer) {
   FeatureHistory history(1, 3);
   EXPECT_TRUE(history.empty());

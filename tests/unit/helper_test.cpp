@@ -5,6 +5,7 @@
 #include <cmath>
 #include <thread>
 
+#include "deepcache/logging.hpp"
 #include "expect_error.hpp"
 #include "networks.hpp"
 #include "tensor_near.hpp"
@@ -399,13 +400,48 @@ TEST(Helper, PartsOfARunBeginAnewInOneStatistic) {
   helper.set_params({.cache_interval = 2});
   helper.enable();
   run(unet, 2);
-  unet.begin_run({}, true);
+  unet.begin_run({}, {.continues = true});
   call(unet, 2);
   EXPECT_EQ(helper.stats().cached_steps, 1);
   EXPECT_EQ(full_steps(helper), (std::vector<bool>{true, false, true}));
   EXPECT_EQ(helper.stats().steps.back().step_index, 0);
   run(unet, 1);
   EXPECT_EQ(full_steps(helper), (std::vector<bool>{true}));
+}
+
+TEST(Helper, SaysWhereCachingChangesPicturesMore) {
+  const auto unet = test_unet();
+  const std::vector<double> nine(9), ten(10);
+  const auto warnings = [&](const CacheParams& params, const std::function<void()>& begin) {
+    Helper helper(unet);
+    helper.set_params(params);
+    helper.enable();
+    testing::internal::CaptureStderr();
+    begin();
+    begin();
+    return testing::internal::GetCapturedStderr();
+  };
+  testing::internal::CaptureStderr();
+  enable_logging();
+  testing::internal::GetCapturedStderr();
+  const auto few = warnings({.cache_interval = 2}, [&] { unet.begin_run(nine); });
+  EXPECT_NE(few.find("a run of 9 calls of the UNet each is far"), std::string::npos) << few;
+  EXPECT_EQ(std::ranges::count(few, '\n'), 1);  // of both
+  const auto noisy = warnings({.cache_interval = 2}, [&] { unet.begin_run(ten, {.adds_noise = true}); });
+  EXPECT_NE(noisy.find("the scheduler adds noise"), std::string::npos) << noisy;
+  EXPECT_EQ(warnings({.cache_interval = 2}, [&] { unet.begin_run(ten); }), "");
+  EXPECT_EQ(warnings({.cache_interval = 2}, [&] { unet.begin_run(); }), "");
+  EXPECT_EQ(warnings({.cache_interval = 2}, [&] { unet.begin_run(nine, {.schedule_size = 50}); }), "");
+  EXPECT_EQ(warnings({}, [&] { unet.begin_run(nine, {.adds_noise = true}); }), "");
+
+  Helper helper(unet);
+  helper.set_params({.cache_interval = 2, .strict = true});
+  helper.enable();
+  expect_error<std::invalid_argument>([&] { unet.begin_run(nine); },
+                                      {"of 9 calls", "caching changes such pictures more"});
+  expect_error<std::invalid_argument>([&] { unet.begin_run(ten, {.adds_noise = true}); }, {"adds noise in its steps"});
+  unet.begin_run(ten);
+  call(unet, 0);
 }
 
 TEST(HelperTimesteps, CountsAsPythonDoes) {

@@ -103,6 +103,25 @@ TEST(SchedulerTimesteps, RefusesNumbersOutOfRange) {
   expect_error<std::invalid_argument>([&] { prk->set_timesteps(3); }, {"at least 4", "not 3", "skip_prk_steps"});
 }
 
+TEST(SchedulerStep, AddsNoiseIfItSaysSo) {
+  const auto expect_said = [](const char* config, const StepOptions& options, bool expected) {
+    SCOPED_TRACE(config);
+    const auto scheduler = Scheduler::from_json(config);
+    scheduler->set_timesteps(6);
+    EXPECT_EQ(scheduler->adds_noise(options), expected);
+    const auto sample = make_sample();
+    if (expected)
+      expect_error<std::invalid_argument>([&] { scheduler->step(sample, 0, sample, options); }, {"StepOptions::noise"});
+    else
+      scheduler->step(sample, 0, sample, options);
+  };
+  for (const auto* config : kConfigs)
+    expect_said(config, {}, std::ranges::find(kStochastic, config) != std::end(kStochastic));
+  expect_said(kDdim, {.eta = 0.5}, true);
+  expect_said(kCompVisDdim, {.eta = 0.5}, true);
+  expect_said(kEuler, {.s_churn = 1}, true);
+}
+
 TEST(SchedulerStep, RefusesIndicesOutOfOrder) {
   const auto scheduler = Scheduler::from_json(kPlms);
   const auto sample = make_sample();

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "deepcache/image.hpp"
+#include "deepcache/logging.hpp"
 #include "expect_error.hpp"
 #include "io/files.hpp"
 #include "networks.hpp"
@@ -52,8 +53,13 @@ class PolicyFile : public testing::Test {
   }
   TemporaryFolder folder;
   std::filesystem::path file = folder.path() / "policy.json";
-  TunedPolicy policy{
-      .num_branches = 12, .cache_branch_id = 3, .forecast_order = 2, .num_steps = 5, .full_steps = {0, 1, 4}};
+  TunedPolicy policy{.num_branches = 12,
+                     .cache_branch_id = 3,
+                     .forecast_order = 2,
+                     .scheduler = "DDIMScheduler",
+                     .num_inference_steps = 5,
+                     .num_steps = 5,
+                     .full_steps = {0, 1, 4}};
 };
 
 TEST_F(PolicyFile, IsWhatWasSaved) {
@@ -89,10 +95,23 @@ TEST_F(PolicyFile, IsForOneKindOfUNetAndRun) {
                                       {"for runs of 5 calls of the UNet, got a run of 20"});
 }
 
+TEST_F(PolicyFile, OfAPackageIsForRunsAsItWasTunedWith) {
+  EXPECT_FALSE(package_policy(folder.path(), "DDIMScheduler", 5));
+  save_policy(policy, file);
+  EXPECT_EQ(package_policy(folder.path(), "DDIMScheduler", 5)->full_steps, policy.full_steps);
+  EXPECT_FALSE(package_policy(folder.path(), "DDIMScheduler", 6));
+  EXPECT_FALSE(package_policy(folder.path(), "PNDMScheduler", 5));
+  write_file(file, "{}");
+  expect_error<std::runtime_error>([&] { package_policy(folder.path(), "DDIMScheduler", 5); }, {file.string()});
+}
+
 TEST_F(PolicyFile, SaysWhatIsWrong) {
   refuse([](auto& json) { json = nlohmann::json::array(); }, "must be a JSON object");
   refuse([](auto& json) { json["format_version"] = 2; }, "format_version must be 1, got 2");
   refuse([](auto& json) { json.erase("num_steps"); }, "\"num_steps\" is missing");
+  refuse([](auto& json) { json["scheduler"] = 3; }, "\"scheduler\" must be there, and a name");
+  refuse([](auto& json) { json.erase("scheduler"); }, "\"scheduler\" must be there");
+  refuse([](auto& json) { json["num_inference_steps"] = 0; }, "num_inference_steps");
   refuse([](auto& json) { json["cache_branch_id"] = 12; }, "cache_branch_id");
   refuse([](auto& json) { json["forecast_order"] = 3; }, "forecast_order");
   refuse([](auto& json) { json["num_branches"] = 0; }, "num_branches");
@@ -124,12 +143,12 @@ class Tune : public testing::Test {
 TEST_F(Tune, IsNotWorseThanEvenlySpread) {
   const auto result = tune(pipe, request());
   ASSERT_EQ(result.points.size(), 1U);
-  EXPECT_EQ(result.points[0].full_steps, 3);
+  EXPECT_EQ(result.points[0].policy.full_steps.size(), 3U);
   EXPECT_GE(result.points[0].tuned_psnr_db, result.points[0].uniform_psnr_db);
   EXPECT_TRUE(std::isfinite(result.points[0].held_out_psnr_db));
-  EXPECT_EQ(result.policy.full_steps.size(), 3U);
-  EXPECT_EQ(result.policy.num_steps, 8);
-  EXPECT_EQ(result.policy.num_branches, pipe.unet().num_branches());
+  EXPECT_EQ(result.best.policy.full_steps.size(), 3U);
+  EXPECT_EQ(result.best.policy.num_steps, 8);
+  EXPECT_EQ(result.best.policy.num_branches, pipe.unet().num_branches());
 
   // What it says of its policy is what running it gives.
   Helper helper(pipe);
@@ -137,7 +156,7 @@ TEST_F(Tune, IsNotWorseThanEvenlySpread) {
   double sum = 0;
   for (const auto* prompt : {"red heart", "panda"}) {
     const auto full = pipe(prompt, params).images;
-    helper.set_params(result.policy.cache_params(pipe.unet()));
+    helper.set_params(result.best.policy.cache_params(pipe.unet()));
     helper.enable();
     sum += psnr(pipe(prompt, params).images, full);
     helper.disable();
@@ -154,11 +173,11 @@ TEST_F(Tune, GoesOnFromWhatWasTried) {
   EXPECT_GT(tries, 2);
   // A try that never was: the file is believed.
   auto json = read_json(asked.progress);
-  for (auto& tried : json["tries"]) tried[1] = tried[0] == nlohmann::json{0, 2, 5} ? 70.0 : 10.0;
+  for (auto& tried : json["tries"]) tried[2] = tried[1] == nlohmann::json{0, 2, 5} ? 70.0 : 10.0;
   write_file(asked.progress, json.dump());
   const auto second = tune(pipe, asked);
   EXPECT_EQ(second.points[0].uniform_psnr_db, 70);
-  EXPECT_EQ(second.policy.full_steps, (FullSteps{0, 2, 5}));
+  EXPECT_EQ(second.best.policy.full_steps, (FullSteps{0, 2, 5}));
 
   asked.params.negative_prompt = "blue";
   expect_error<std::invalid_argument>([&] { tune(pipe, asked); }, {"progress.json is what another request's"});
@@ -175,11 +194,11 @@ TEST_F(Tune, LooksForASpeedupOrAPsnr) {
   asked.speedup = 1.5;
   const auto fast = tune(pipe, asked);
   EXPECT_TRUE(fast.reached);
-  EXPECT_GE(fast.points.back().speedup, 1.5);
+  EXPECT_GE(fast.best.speedup, 1.5);
   asked.speedup = 1000;
   const auto fastest = tune(pipe, asked);
   EXPECT_FALSE(fastest.reached);
-  EXPECT_EQ(fastest.policy.full_steps, (FullSteps{0}));
+  EXPECT_EQ(fastest.best.policy.full_steps, (FullSteps{0}));
 
   asked.speedup.reset();
   asked.min_psnr = 1;
@@ -189,9 +208,54 @@ TEST_F(Tune, LooksForASpeedupOrAPsnr) {
   asked.min_psnr = 99;
   const auto perfect = tune(pipe, asked);
   EXPECT_FALSE(perfect.reached);
-  EXPECT_EQ(perfect.points.back().full_steps, 4);
+  EXPECT_EQ(perfect.points.front().policy.full_steps.size(), 4U);
   for (std::size_t i = 1; i < perfect.points.size(); ++i)
-    EXPECT_GT(perfect.points[i].full_steps, perfect.points[i - 1].full_steps);
+    EXPECT_LT(perfect.points[i].policy.full_steps.size(), perfect.points[i - 1].policy.full_steps.size());
+  for (const auto& point : perfect.points) EXPECT_LE(point.tuned_psnr_db, perfect.best.tuned_psnr_db);
+}
+
+TEST_F(Tune, TriesBranches) {
+  auto asked = request();
+  asked.cache_branch_ids = {0, 3};
+  const auto both = tune(pipe, asked);
+  ASSERT_EQ(both.points.size(), 2U);
+  EXPECT_EQ(both.points[1].policy.cache_branch_id, 0);  // the faster one
+  EXPECT_GT(both.points[1].speedup, both.points[0].speedup);
+  EXPECT_TRUE(both.points[1].on_front);
+  EXPECT_EQ(both.points[0].on_front, both.points[0].tuned_psnr_db > both.points[1].tuned_psnr_db);
+  for (const auto& point : both.points) {
+    asked.cache_branch_ids = {point.policy.cache_branch_id};
+    const auto alone = tune(pipe, asked);
+    EXPECT_EQ(alone.best.policy.full_steps, point.policy.full_steps);
+    EXPECT_EQ(alone.best.tuned_psnr_db, point.tuned_psnr_db);
+    EXPECT_LE(point.tuned_psnr_db, both.best.tuned_psnr_db);
+  }
+  // The fastest of those that are near enough.
+  asked.cache_branch_ids = {0, 3};
+  asked.full_steps.reset();
+  asked.min_psnr = 1;
+  const auto poor = tune(pipe, asked);
+  EXPECT_EQ(poor.best.policy.cache_branch_id, 0);
+  EXPECT_EQ(poor.points.size(), 1U);  // the other can't be faster
+}
+
+TEST_F(Tune, WarnsOfTooFewPrompts) {
+  auto asked = request();
+  asked.progress = folder.path() / "progress.json";
+  tune(pipe, asked);
+  // Tries that never were, which lead to where nothing is refreshed for long.
+  auto json = read_json(asked.progress);
+  json["tries"] = nlohmann::json::array();
+  double db = 70;
+  for (const auto& steps : {FullSteps{0, 2, 5}, {0, 2, 6}, {0, 2, 7}, {0, 3, 7}, {0, 4, 7}, {0, 5, 7}, {0, 6, 7}})
+    json["tries"].push_back({0, steps, db++});
+  write_file(asked.progress, json.dump());
+  testing::internal::CaptureStderr();
+  enable_logging();
+  const auto result = tune(pipe, asked);
+  const auto warning = testing::internal::GetCapturedStderr();
+  EXPECT_EQ(result.best.policy.full_steps, (FullSteps{0, 6, 7}));
+  EXPECT_NE(warning.find("2 prompts are too few to tune on"), std::string::npos) << warning;
 }
 
 TEST_F(Tune, SaysWhatIsWrong) {
@@ -201,7 +265,8 @@ TEST_F(Tune, SaysWhatIsWrong) {
   refuse([](auto& asked) { asked.full_steps = 0; }, "full_steps must be 1 to the run's 8 calls of the UNet, got 0");
   refuse([](auto& asked) { asked.full_steps = 9; }, "got 9");
   refuse([](auto& asked) { asked.params.decode = false; }, "decode must be true");
-  refuse([](auto& asked) { asked.cache_branch_id = 50; }, "cache_branch_id must be");
+  refuse([](auto& asked) { asked.cache_branch_ids = {0, 50}; }, "cache_branch_id must be");
+  refuse([](auto& asked) { asked.cache_branch_ids.clear(); }, "one cache_branch_id or more, got none");
   refuse([](auto& asked) { asked.forecast_order = 3; }, "forecast_order must be 0 to 2, got 3");
   refuse([](auto& asked) { asked.params.num_inference_steps = 0; }, "number of inference steps must be from 1");
   const auto of = [&](std::optional<double> TuneRequest::*target, double value, const std::string& message) {
