@@ -339,7 +339,8 @@ class TableTest(InspectTest):
             self.assertEqual(macs.groups(), tuple(f"{cached[key] / 1e6:.1f}" for key in ("weights", "attention")))
             self.assertEqual(row[-5:], [f"{value:.2f}x" for value in branch["speedup"]["total"].values()])
         self.assertEqual(len({len(line) for line in lines if re.match(r" *\d+  |id ", line)}), 1, "aligned")
-        self.assertIn("guidance", lines[-2])
+        self.assertIn("guidance", lines[-3])
+        self.assertIn("3 are held at forecast order 1", lines[-2])
 
     def test_help_tells_of_the_subcommand(self):
         command = [str(DEEPCACHE), "--help"]
