@@ -215,7 +215,7 @@ inline CacheParams cache_params(const Options& options, const StableDiffusionPip
   const auto& request = options.request;
   const auto is_given = [](const CLI::Option* flag) { return flag->count() > 0; };
   const bool is_whole = !request.params.image.defined() && request.refiner == nullptr;  // a run from noise to picture
-  if (is_whole && std::none_of(options.cache_flags.begin(), options.cache_flags.end(), is_given))
+  if (is_whole && std::ranges::none_of(options.cache_flags, is_given))
     if (const auto policy = package_policy(options.model, pipe.scheduler_name(), request.params.num_inference_steps))
       return cache_params(options, *policy, pipe.unet());
   return cache_params(options, pipe.unet());

@@ -60,6 +60,7 @@ struct WayScore {
 
 struct WayResult {
   Way way;
+  std::string policy = {};             ///< which steps were full: `CacheStats::policy`
   WayScore score = {};                 ///< of all prompts: medians of time and speedup, means of the others, most bytes
   std::vector<WayScore> prompts = {};  ///< of each
   std::vector<double> step_errors = {};      ///< the mean latent error after each step; empty if there are fewer steps
@@ -74,7 +75,7 @@ struct Comparison {
   /// For people: a line for each way.
   std::string table() const;
 
-  /// {"request", "ways": [{"name", "kind", "steps", "cache": {"interval", "branch_id", "forecast_order"},
+  /// {"request", "ways": [{"name", "kind", "steps", "cache": {"policy", "branch_id", "forecast_order"},
   ///  a score's members, "step_errors", "prompts": [a score's members]}]}; milliseconds are called so, bytes
   ///  "cache_bytes", and what is NaN is null.
   std::string json() const;

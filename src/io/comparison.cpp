@@ -95,7 +95,7 @@ Json json_of(const WayResult& result, const Json& request) {
             {"kind", way.kind},
             {"steps", way.num_inference_steps != 0 ? Json(way.num_inference_steps) : request.at("steps")},
             {"cache",
-             {{"interval", way.cache.cache_interval},
+             {{"policy", result.policy},
               {"branch_id", way.cache.cache_branch_id},
               {"forecast_order", way.cache.forecast_order}}}};
   json.update(json_of(result.score));
@@ -213,7 +213,7 @@ std::string Comparison::table() const {
 std::string Comparison::json() const {
   Json json{{"request", Json::parse(request)}, {"ways", Json::array()}};
   for (const auto& result : ways) json["ways"].push_back(json_of(result, json["request"]));
-  return json.dump(2) + "\n";
+  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
 torch::Tensor Comparison::contact_sheet() const {

@@ -11,6 +11,7 @@ namespace deepcache {
 namespace {
 
 constexpr double kWidth = 760, kHeight = 380;
+constexpr double kLegendLine = 18;
 constexpr double kLeft = 60, kRight = 530, kTop = 12, kBottom = 330;  // of the plot; the legend is beside it
 
 /// A range of values, and where it lies on the page.
@@ -112,7 +113,9 @@ std::string draw_svg(const LineChart& chart) {
   }
   x.settle(false);
   y.settle(chart.log_y);
-  auto svg = fmt::format("<svg viewBox='0 0 {} {}' role='img'>\n", kWidth, kHeight) + draw_axes(chart, x, y);
+  const auto legend_end = kTop + 12 + kLegendLine * static_cast<double>(lines.size());
+  auto svg = fmt::format("<svg viewBox='0 0 {} {}' role='img'>\n", kWidth, std::max(kHeight, legend_end)) +
+             draw_axes(chart, x, y);
   const auto out = std::back_inserter(svg);
   double legend = kTop + 12;
   for (const auto& line : lines) {
@@ -129,7 +132,7 @@ std::string draw_svg(const LineChart& chart) {
                        x.place(point.first), y.place(value(point.second)), line.color, name, point.first, point.second);
     fmt::format_to(out, "<line class='line' {} x1='{}' x2='{}' y1='{}' y2='{}'/><text x='{}' y='{}'>{}</text></g>\n",
                    style, kRight + 16, kRight + 44, legend - 4, legend - 4, kRight + 50, legend, name);
-    legend += 18;
+    legend += kLegendLine;
   }
   return svg + "</svg>\n";
 }

@@ -99,12 +99,16 @@ WayScore score(const Run& run, const Run& full) {
 /// What is kept of a run.
 struct Scored {
   WayScore score;
+  std::string policy;
   std::vector<double> step_errors;
   torch::Tensor picture;
 };
 
 Scored compare_runs(const Run& run, const Run& full) {
-  Scored scored{.score = score(run, full), .step_errors = {}, .picture = run.result.images[0].clone()};
+  Scored scored{.score = score(run, full),
+                .policy = run.stats.policy,
+                .step_errors = {},
+                .picture = run.result.images[0].clone()};
   if (run.latents.size() == full.latents.size())
     for (std::size_t i = 0; i < run.latents.size(); ++i)
       scored.step_errors.push_back(relative_error(run.latents[i], full.latents[i]));
@@ -228,6 +232,7 @@ class Comparer {
   }
 
   static void add(const Scored& scored, WayResult& result) {
+    result.policy = scored.policy;
     result.prompts.push_back(scored.score);
     if (result.pictures.size() < kShownPrompts) result.pictures.push_back(scored.picture);
     result.step_errors.resize(scored.step_errors.size());

@@ -105,7 +105,7 @@ TEST_F(Compare, IsShownAsTablePageAndSheet) {
   EXPECT_EQ(json["request"]["prompts"], request().prompts);
   ASSERT_EQ(json["ways"].size(), comparison.ways.size());
   EXPECT_EQ(json["ways"][4]["name"], "forecast, every 4");
-  EXPECT_EQ(json["ways"][4]["cache"]["interval"], 4);
+  EXPECT_EQ(json["ways"][4]["cache"]["policy"], make_uniform_policy(4)->describe());
   EXPECT_EQ(json["ways"][4]["steps"], 8);
   EXPECT_EQ(json["ways"][4]["psnr_db"], comparison.ways[4].score.psnr_db);
   EXPECT_EQ(json["ways"][4]["prompts"][1]["psnr_db"], comparison.ways[4].prompts[1].psnr_db);
@@ -172,6 +172,13 @@ TEST(LineChart, PlacesPointsBetweenTheAxes) {
   EXPECT_EQ(count(svg, "points='60.0,330.0 530.0,12.0 '"), 1U) << svg;
   EXPECT_EQ(count(svg, "<circle"), 2U);
   EXPECT_EQ(count(svg, ">20</text>"), 1U);
+}
+
+TEST(LineChart, GrowsWithItsLegend) {
+  LineChart chart{.x_label = "x", .y_label = "y", .lines = {}};
+  EXPECT_EQ(count(draw_svg(chart), "viewBox='0 0 760 380'"), 1U);
+  for (int i = 0; i < 30; ++i) chart.lines.push_back({.name = "l", .color = "red", .points = {{0, 0}}});
+  EXPECT_EQ(count(draw_svg(chart), "viewBox='0 0 760 564'"), 1U);
 }
 
 TEST(LineChart, LeavesOutWhatHasNoLogarithm) {
