@@ -8,8 +8,7 @@
 
 #include <cstdio>
 #include <memory>
-#include <set>
-#include <stdexcept>
+#include <vector>
 
 #include "io/files.hpp"
 
@@ -25,14 +24,11 @@ struct CompareFlags : cli::Options {
 };
 
 void run(CompareFlags& flags) {
-  std::set<fs::path> names;
-  for (const auto& file : {flags.page, flags.contact_sheet, flags.report}) {
-    if (file.empty()) continue;
-    if (!names.insert(fs::absolute(file).lexically_normal()).second)
-      throw std::invalid_argument("two outputs would have the name " + file.string());
-    check_writable(file);
-  }
-  auto pipe = cli::load_pipeline(flags);
+  std::vector<fs::path> outputs{flags.page, flags.contact_sheet, flags.report};
+  std::erase(outputs, fs::path());
+  check_distinct(outputs);
+  for (const auto& file : outputs) check_writable(file);
+  auto pipe = cli::load_model(flags);
   auto& request = flags.compare;
   request.model = flags.request.model;
   request.prompts = flags.request.prompts;

@@ -32,7 +32,7 @@ void print(const TuneResult& result) {
 }
 
 void run(TuneFlags& flags, const CLI::App& command, int& exit_code) {
-  auto pipe = cli::load_pipeline(flags);
+  auto pipe = cli::load_model(flags);
   auto& request = flags.tune;
   request.prompts = flags.request.prompts;
   request.params = flags.request.params;

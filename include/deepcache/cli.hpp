@@ -221,11 +221,16 @@ inline CacheParams cache_params(const Options& options, const StableDiffusionPip
   return cache_params(options, pipe.unet());
 }
 
-/// All of this, for a program of Stable Diffusion.
-inline StableDiffusionPipeline load_pipeline(Options& options) {
+/// A Stable Diffusion model, for a program that decides itself how to cache.
+inline StableDiffusionPipeline load_model(Options& options) {
   prepare(options);
   require_prompt(options);
-  auto pipe = StableDiffusionPipeline::load(options.model, load_options(options));
+  return StableDiffusionPipeline::load(options.model, load_options(options));
+}
+
+/// All of this, for a program of Stable Diffusion.
+inline StableDiffusionPipeline load_pipeline(Options& options) {
+  auto pipe = load_model(options);
   options.request.cache = cache_params(options, pipe);
   return pipe;
 }

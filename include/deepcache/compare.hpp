@@ -76,8 +76,7 @@ struct Comparison {
   std::string table() const;
 
   /// {"request", "ways": [{"name", "kind", "steps", "cache": {"policy", "branch_id", "forecast_order"},
-  ///  a score's members, "step_errors", "prompts": [a score's members]}]}; milliseconds are called so, bytes
-  ///  "cache_bytes", and what is NaN is null.
+  ///  a score's members, "step_errors", "prompts": [a score's members]}]}; what is NaN is null.
   std::string json() const;
 
   /// The ways' pictures, a row for each of the first prompts; large ones are shown at 256 pixels.

@@ -7,6 +7,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <set>
 #include <sstream>
 #include <system_error>
 #include <utility>
@@ -78,6 +79,13 @@ void check_writable(const std::filesystem::path& file) {
   std::error_code ignored;
   if (good && !existed) std::filesystem::remove(file, ignored);
   check_data(good, "can't write {}", file.string());
+}
+
+void check_distinct(const std::vector<std::filesystem::path>& files) {
+  std::set<std::filesystem::path> names;
+  for (const auto& file : files)
+    check_argument(names.insert(std::filesystem::absolute(file).lexically_normal()).second,
+                   "two outputs would have the name {}", file.string());
 }
 
 std::string sha256(const std::filesystem::path& file) {

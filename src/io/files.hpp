@@ -6,6 +6,7 @@
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace deepcache {
 
@@ -25,6 +26,9 @@ void write_file(const std::filesystem::path& file, std::string_view bytes);
 /// Fails where `write_file` would, as far as can be told before there is anything to write.
 /// @throws std::runtime_error naming the file.
 void check_writable(const std::filesystem::path& file);
+
+/// @throws std::invalid_argument if two of the files are one.
+void check_distinct(const std::vector<std::filesystem::path>& files);
 
 /// SHA-256 of a file's bytes, as 64 lower-case hexadecimal digits.
 std::string sha256(const std::filesystem::path& file);

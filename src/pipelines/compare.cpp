@@ -3,19 +3,17 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "deepcache/image.hpp"
 #include "error.hpp"
 #include "pipelines/describe_request.hpp"
+#include "pipelines/likeness.hpp"
 #include "pipelines/step_cost.hpp"
 
 namespace deepcache {
 namespace {
 
-constexpr double kEqualPsnr = 100;  // dB, taken for equal pictures' infinity
 constexpr std::size_t kShownPrompts = 6;
 
 void check(const CompareRequest& request) {
@@ -84,12 +82,11 @@ double macs_of(const CacheStats& stats) {
 
 WayScore score(const Run& run, const Run& full) {
   const auto& pictures = run.result.images;
-  const bool has_ssim = std::min(pictures.size(-2), pictures.size(-1)) >= 11;  // its window
   return {.milliseconds = run.milliseconds,
           .speedup = full.milliseconds / run.milliseconds,
           .macs_speedup = macs_of(full.stats) / macs_of(run.stats),
-          .psnr_db = std::min(kEqualPsnr, psnr(pictures, full.result.images)),
-          .ssim = has_ssim ? ssim(pictures, full.result.images) : std::numeric_limits<double>::quiet_NaN(),
+          .psnr_db = finite_psnr(pictures, full.result.images),
+          .ssim = ssim_or_nan(pictures, full.result.images),
           .latent_error = relative_error(run.result.latents, full.result.latents),
           .full_steps = static_cast<double>(run.stats.full_steps),
           .cached_steps = static_cast<double>(run.stats.cached_steps),
@@ -150,13 +147,12 @@ class Comparer {
       : pipe_(pipe), request_(request), helper_(pipe) {
     check(request);
     pipe.validate(request.prompts, request.params);
-    helper_.set_params({.cache_interval = 2, .cache_branch_id = request.cache_branch_id});
     helper_.enable();
-    ways_ =
-        make_ways(request, measure_cost(pipe, helper_, request.prompts[0], request.params, request.cache_branch_id));
-    for (const auto& way : ways_) check_way(way);
-    comparison_.ways.reserve(ways_.size());
-    for (const auto& way : ways_) comparison_.ways.push_back({.way = way});
+    const auto cost = measure_cost(pipe, helper_, request.prompts[0], request.params, request.cache_branch_id);
+    for (const auto& way : make_ways(request, cost)) {
+      check_way(way);
+      comparison_.ways.push_back({.way = way});
+    }
     describe();
   }
 
@@ -199,7 +195,7 @@ class Comparer {
   }
 
   Run run(const Way& way, const std::string& prompt) {
-    if (request_.on_run) request_.on_run(num_runs_, std::ssize(ways_) * std::ssize(request_.prompts), way);
+    if (request_.on_run) request_.on_run(num_runs_, std::ssize(comparison_.ways) * std::ssize(request_.prompts), way);
     ++num_runs_;
     helper_.set_params(way.cache);
     Run run;
@@ -220,8 +216,8 @@ class Comparer {
   bool run_all(const std::string& prompt) {
     Run full;
     std::vector<Scored> scored;
-    for (const auto& way : ways_) {
-      auto latest = run(way, prompt);
+    for (const auto& result : comparison_.ways) {
+      auto latest = run(result.way, prompt);
       if (latest.result.cancelled) return false;
       if (scored.empty()) full = latest;
       scored.push_back(compare_runs(latest, full));
@@ -242,7 +238,6 @@ class Comparer {
   StableDiffusionPipeline& pipe_;
   const CompareRequest& request_;
   Helper helper_;
-  std::vector<Way> ways_;
   std::int64_t num_runs_ = 0;
   Comparison comparison_;
 };

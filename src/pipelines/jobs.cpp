@@ -3,15 +3,14 @@
 #include <algorithm>
 #include <cctype>
 #include <chrono>
-#include <limits>
 #include <optional>
-#include <set>
 
 #include "deepcache/image.hpp"
 #include "deepcache/tensor_io.hpp"
 #include "deepcache/video.hpp"
 #include "error.hpp"
 #include "io/files.hpp"
+#include "pipelines/likeness.hpp"
 
 namespace deepcache {
 namespace {
@@ -60,11 +59,10 @@ RunReport report_on(const Subject& subject, const Run& run) {
 /// Of a subject's pictures.
 RunComparison compare(const RunReport& cached, const torch::Tensor& cached_pictures, const RunReport& full,
                       const torch::Tensor& full_pictures) {
-  const bool has_ssim = std::min(full_pictures.size(-2), full_pictures.size(-1)) >= 11;  // its window
   return {.milliseconds_uncached = full.milliseconds,
           .speedup = full.milliseconds / cached.milliseconds,
           .psnr_db = psnr(cached_pictures, full_pictures),
-          .ssim = has_ssim ? ssim(cached_pictures, full_pictures) : std::numeric_limits<double>::quiet_NaN()};
+          .ssim = ssim_or_nan(cached_pictures, full_pictures)};
 }
 
 /// heart.png, or heart-2.png for one of several pictures; `suffix` tells uncached ones apart.
@@ -97,10 +95,8 @@ void check_outputs(const JobOptions& options, std::size_t count) {
     files.push_back(numbered(outputs.image, i, count));
     if (options.compare) files.push_back(numbered(outputs.image, i, count, "-uncached"));
   }
-  std::set<fs::path> names;
+  check_distinct(files);
   for (const auto& file : files) {
-    check_argument(names.insert(fs::absolute(file).lexically_normal()).second, "two outputs would have the name {}",
-                   file.string());
     const bool is_video = file != outputs.report && file != outputs.contact_sheet && file != outputs.latents &&
                           !options.video_shape.empty();
     if (is_video)

@@ -9,11 +9,11 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "deepcache/image.hpp"
 #include "error.hpp"
 #include "io/files.hpp"
 #include "log.hpp"
 #include "pipelines/describe_request.hpp"
+#include "pipelines/likeness.hpp"
 #include "pipelines/search_full_steps.hpp"
 #include "pipelines/step_cost.hpp"
 
@@ -25,7 +25,6 @@ using Json = nlohmann::ordered_json;
 
 constexpr double kLeastGain = 0.02;            // dB
 constexpr std::int64_t kLongestInterval = 10;  // of evenly spread full steps, where a PSNR is looked for
-constexpr double kEqualPsnr = 100;             // dB, taken for equal pictures' infinity in means
 
 void check(const TuneRequest& request) {
   check_argument(request.prompts.size() >= 2, "tuning needs two prompts or more, got {}", request.prompts.size());
@@ -94,7 +93,7 @@ class Tuner {
   double psnr_of(const std::vector<Sample>& samples, std::int64_t branch, const FullSteps& full_steps) {
     helper_.set_params(policy(branch, full_steps).cache_params(pipe_.unet()));
     double sum = 0;
-    for (const auto& sample : samples) sum += std::min(kEqualPsnr, psnr(run(sample.prompt), sample.pictures));
+    for (const auto& sample : samples) sum += finite_psnr(run(sample.prompt), sample.pictures);
     return sum / static_cast<double>(samples.size());
   }
 
