@@ -39,6 +39,7 @@ struct RunTraits {
   bool continues = false;   ///< it is a further part of the run before: the cache is emptied and steps are counted from
                             ///< 0, but the statistics go on
   bool adds_noise = false;  ///< its scheduler adds noise in its steps (`Scheduler::adds_noise`)
+  bool guided = false;  ///< each batch is of two halves, without the prompt and with it, for classifier-free guidance
   std::int64_t schedule_size = 0;  ///< timesteps from noise to picture, if the run is a part of that; 0: all
 };
 

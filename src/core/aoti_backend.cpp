@@ -18,7 +18,7 @@
 namespace deepcache {
 namespace {
 
-constexpr int kFormatVersion = 1;
+constexpr int kCompiledFormat = 1;
 constexpr const char* kDescription = "extra/deepcache.json";
 
 torch::Dtype dtype_from(const std::string& name, const std::filesystem::path& file) {
@@ -100,8 +100,8 @@ void AotiBackend::read_description(const std::filesystem::path& file, torch::Dev
                                    std::optional<torch::Dtype> dtype) {
   const auto json = read_json_record(file);
   const auto version = json.at("format_version").get<int>();
-  check_data(version == kFormatVersion, "{}: this library reads format {} of compiled UNets, got {}; export it again",
-             file.string(), kFormatVersion, version);
+  check_data(version == kCompiledFormat, "{}: this library reads format {} of compiled UNets, got {}; export it again",
+             file.string(), kCompiledFormat, version);
   check_argument(device.is_cpu(), "{} was compiled for the device \"cpu\", got \"{}\"", file.string(), device.str());
   const auto processor = json.at("cpu_capability").get<std::string>();
   check_data(processor == at::get_cpu_capability(),

@@ -5,9 +5,14 @@
 #include <limits>
 #include <utility>
 
-#include "core/weighted_sum.hpp"
+#include "error.hpp"
 
 namespace deepcache {
+namespace {
+
+constexpr double kManyFullSteps = 3;
+
+}  // namespace
 
 std::vector<double> polynomial_weights(std::span<const std::int64_t> positions, std::int64_t position) {
   std::vector<double> weights(positions.size(), 1);
@@ -18,10 +23,18 @@ std::vector<double> polynomial_weights(std::span<const std::int64_t> positions, 
   return weights;
 }
 
-double FeatureHistory::share_at(std::int64_t position, double best_share) const {
+std::vector<double> FeatureHistory::shares_at(std::int64_t position, std::int64_t num_parts) const {
+  if (best_shares_.empty()) return std::vector<double>(static_cast<std::size_t>(num_parts), of_halves_ ? 0 : 1);
   const auto ahead = static_cast<double>(position - positions_[0]);
   const auto interval = static_cast<double>(positions_[0] - positions_[1]);
-  return std::clamp(1 - (1 - best_share) * (ahead + interval) / (2 * interval), 0.0, 1.0);
+  const auto errors_counted = std::min(1.0, kManyFullSteps / static_cast<double>(num_added_));
+  std::vector<double> shares;
+  for (auto share : best_shares_) {
+    share = std::min(share, 1.0);
+    if (share > 0) share /= share + (1 - share) * errors_counted;
+    shares.push_back(std::max(0.0, 1 - (1 - share) * (ahead + interval) / (2 * interval)));
+  }
+  return shares;
 }
 
 std::span<const torch::Tensor> FeatureHistory::nodes() const {
@@ -35,28 +48,34 @@ std::span<const std::int64_t> FeatureHistory::node_positions() const {
 void FeatureHistory::clear() {
   features_.clear();
   positions_.clear();
+  num_added_ = 0;
   buffer_.reset();
   best_shares_.clear();
 }
 
 double FeatureHistory::add(std::int64_t position, torch::Tensor feature) {
+  check_argument(!of_halves_ || feature.size(0) % 2 == 0,
+                 "the batches of a guided run are of two halves, of one size, got {} items", feature.size(0));
   double error = std::numeric_limits<double>::quiet_NaN();
   if (!features_.empty()) {
-    const auto products = compare_forecast(feature, nodes(), polynomial_weights(node_positions(), position));
+    const auto products =
+        compare_forecast(feature, nodes(), polynomial_weights(node_positions(), position), of_halves_);
+    const auto shares = shares_at(position, std::ssize(products));
     double squared_error = 0, squared_norm = 0;
     std::vector<double> best_shares;
-    for (std::size_t item = 0; item < products.size(); ++item) {
-      const auto& of_item = products[item];
-      const auto share = best_shares_.empty() ? 1 : share_at(position, best_shares_[item]);
-      squared_error += of_item.change_change - 2 * share * of_item.change_move + share * share * of_item.move_move;
-      squared_norm += of_item.truth_truth;
-      best_shares.push_back(of_item.move_move > 0 ? of_item.change_move / of_item.move_move : 1);
+    for (std::size_t part = 0; part < products.size(); ++part) {
+      const auto& of_part = products[part];
+      const auto share = shares[part];
+      squared_error += of_part.change_change - 2 * share * of_part.change_move + share * share * of_part.move_move;
+      squared_norm += of_part.truth_truth;
+      best_shares.push_back(of_part.move_move > 0 ? of_part.change_move / of_part.move_move : 1);
     }
     error = std::sqrt(std::max(squared_error, 0.0) / squared_norm);
     if (nodes().size() > 1) best_shares_ = std::move(best_shares);
   }
   features_.insert(features_.begin(), std::move(feature));
   positions_.insert(positions_.begin(), position);
+  ++num_added_;
   features_.resize(std::min(features_.size(), depth_));
   positions_.resize(features_.size());
   return error;
@@ -64,15 +83,16 @@ double FeatureHistory::add(std::int64_t position, torch::Tensor feature) {
 
 torch::Tensor FeatureHistory::forecast(std::int64_t position) {
   if (nodes().size() == 1) return features_[0];
-  const auto polynomial = polynomial_weights(node_positions(), position);
-  if (best_shares_.empty()) return weighted(polynomial);
-  std::vector<double> weights;
-  for (const auto best_share : best_shares_) {
-    const auto share = share_at(position, best_share);
-    for (std::size_t k = 0; k < polynomial.size(); ++k)
-      weights.push_back(share * polynomial[k] + (k == 0 ? 1 - share : 0));
+  const auto items = features_[0].size(0);
+  const auto of_parts = shares_at(position, items);
+  std::vector<Shares> shares;
+  for (std::size_t item = 0; item < of_parts.size(); ++item) {
+    const auto half = of_parts.size() / 2;
+    const auto common = of_parts[of_halves_ ? item % half : item];
+    const auto difference = of_halves_ ? of_parts[half + item % half] : common;
+    shares.push_back({.own = (common + difference) / 2, .partner = (common - difference) / 2});
   }
-  return sum(nodes(), weights);
+  return sum(nodes(), polynomial_weights(node_positions(), position), shares);
 }
 
 torch::Tensor FeatureHistory::weighted(std::span<const double> weights) {
@@ -80,8 +100,9 @@ torch::Tensor FeatureHistory::weighted(std::span<const double> weights) {
   return sum(std::span(features_).first(weights.size()), weights);
 }
 
-torch::Tensor FeatureHistory::sum(std::span<const torch::Tensor> features, std::span<const double> weights) {
-  return weighted_sum(features, weights, buffer_).detach();
+torch::Tensor FeatureHistory::sum(std::span<const torch::Tensor> features, std::span<const double> weights,
+                                  std::span<const Shares> shares) {
+  return weighted_sum(features, weights, buffer_, shares).detach();
 }
 
 std::int64_t FeatureHistory::nbytes() const {

@@ -7,6 +7,8 @@
 #include <span>
 #include <vector>
 
+#include "core/weighted_sum.hpp"
+
 namespace deepcache {
 
 /// Of the polynomial through values at `positions`, newest first, the weights of these at another position: Lagrange's.
@@ -24,21 +26,28 @@ class FeatureHistory {
  public:
   /// @param forecast_order  of the polynomial of `forecast`; 0: the latest is used as it is
   /// @param num_weights     the most that `weighted` will be given; as many features are held as either needs
-  explicit FeatureHistory(std::int64_t forecast_order = 0, std::int64_t num_weights = 0)
+  /// @param of_halves       whether batches are of two halves, of which guidance multiplies the difference
+  explicit FeatureHistory(std::int64_t forecast_order = 0, std::int64_t num_weights = 0, bool of_halves = false)
       : in_forecast_(static_cast<std::size_t>(forecast_order) + 1),
-        depth_(std::max(in_forecast_, static_cast<std::size_t>(num_weights))) {}
+        depth_(std::max(in_forecast_, static_cast<std::size_t>(num_weights))),
+        of_halves_(of_halves) {}
 
   /// @returns how far off the forecast for this position would have been: |feature - forecast| / |feature|, by norm;
   ///          NaN if none could be made
+  /// @throws std::invalid_argument if the batch should be of two halves, and its size is odd
   double add(std::int64_t position, torch::Tensor feature);
   void clear();
   bool empty() const { return features_.empty(); }
 
-  /// The feature to use at a position after the latest's: that of a polynomial through all of them, damped for each
-  /// item of the batch (dimension 0) by itself. At first it is followed wholly. Later a share of it is, 0 (the latest
-  /// as it is) to 1: for as far ahead as the latest full step was, the share that would have been best there, the
-  /// projection of the feature's true change on what had been forecast; nearer, more, as a parabola through the
-  /// features says. May share memory with what an earlier call returned.
+  /// The feature to use at a position after the latest's: that of a polynomial through all of them, of which a share is
+  /// followed, 0 (the latest as it is) to 1. Each item of the batch (dimension 0) has its own share; of two halves,
+  /// what an item and its partner have in common has one, and what they differ in another, which is mostly lower and
+  /// counts for more. At first the polynomial is followed wholly; of two halves, not at all. Later:
+  /// 1. The best share at the latest full step, the projection of the feature's true change on what had been forecast.
+  /// 2. After many full steps more of it: best / (best + (1 - best) * 3 / count). Where features scatter about a line,
+  ///    the best share is low too; but what scatters cancels over a run, and always going too short a way adds up.
+  /// 3. That is for as far ahead as the latest full step was. Nearer, more, as a parabola through the features says.
+  /// docs/quality.md has what each is worth. May share memory with what an earlier call returned.
   torch::Tensor forecast(std::int64_t position);
   /// With given weights of the latest features, newest first. With fewer features than weights, the latest as it is.
   torch::Tensor weighted(std::span<const double> weights);
@@ -50,15 +59,18 @@ class FeatureHistory {
   std::span<const torch::Tensor> nodes() const;
   std::span<const std::int64_t> node_positions() const;
   /// Behind a handle of its own, by which recorded steps see that these are other values than those before.
-  torch::Tensor sum(std::span<const torch::Tensor> features, std::span<const double> weights);
-  /// How much of a forecast for `position` is followed, in an item where it was `best_share` at the latest full step.
-  double share_at(std::int64_t position, double best_share) const;
+  torch::Tensor sum(std::span<const torch::Tensor> features, std::span<const double> weights,
+                    std::span<const Shares> shares = {});
+  /// How much of a forecast for `position` is followed, of each part that `compare_forecast` compares.
+  std::vector<double> shares_at(std::int64_t position, std::int64_t num_parts) const;
 
   std::size_t in_forecast_, depth_;
+  bool of_halves_;
+  std::int64_t num_added_ = 0;
   std::vector<torch::Tensor> features_;  // newest first, as their positions
   std::vector<std::int64_t> positions_;
   torch::Tensor buffer_;             // of forecasts
-  std::vector<double> best_shares_;  // of each item; empty while nothing was forecast
+  std::vector<double> best_shares_;  // of each part; empty while nothing was forecast
 };
 
 }  // namespace deepcache

@@ -176,6 +176,7 @@ struct Helper::Impl : UNetHook {
     contexts.clear();
     steps.clear();
     timesteps.clear();
+    guided = false;
     policy = choose_policy(params, {});
   }
 
@@ -188,6 +189,7 @@ struct Helper::Impl : UNetHook {
                    "the full steps are for runs of {} calls of the UNet, got a run of {}", params.num_steps,
                    schedule.size());
     policy = choose_policy(params, schedule);
+    guided = traits.guided;
     timesteps.assign(schedule.begin(), schedule.end());
   }
 
@@ -221,8 +223,8 @@ struct Helper::Impl : UNetHook {
         "run by unet.begin_run(timesteps), not by reset()");
     check_argument(!is_adaptive(params) || inputs.at(0).isTensor(),
                    "SkipMode::kAdaptive needs the sample, a tensor, as the UNet's first input");
-    auto& state = contexts.try_emplace(context, FeatureHistory(params.forecast_order, policy->num_forecast_weights()))
-                      .first->second;
+    FeatureHistory empty(params.forecast_order, policy->num_forecast_weights(), guided);
+    auto& state = contexts.try_emplace(context, std::move(empty)).first->second;
     auto signature = signature_of(inputs);
     if (state.signature != signature) state.features.clear();
     const auto index = step_index(state, inputs);
@@ -290,6 +292,7 @@ struct Helper::Impl : UNetHook {
   std::string context;
   std::map<std::string, Context> contexts;
   std::vector<double> timesteps;
+  bool guided = false;  // what begin_run said of the batches
   std::vector<Step> steps;
   Signature latest_signature;              // of the latest full step
   std::vector<c10::IValue> latest_inputs;  // shapes only

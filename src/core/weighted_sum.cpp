@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <numbers>
 #include <numeric>
 
 #include "cpu/parallel.hpp"
@@ -35,10 +36,11 @@ bool are_plain(const torch::Tensor& first, std::span<const torch::Tensor> others
          first.stride(0) * first.size(0) == first.numel() && std::ranges::all_of(others, alike);
 }
 
-/// The numbers of a plain tensor in blocks, each of one item.
+/// The numbers of a plain tensor in blocks, each of one item; of the first items alone, if so many are given.
 struct Blocks {
-  explicit Blocks(const torch::Tensor& tensor)
-      : items(tensor.size(0)), item_size(tensor.numel() / items), of_item((item_size + kBlock - 1) / kBlock) {}
+  explicit Blocks(const torch::Tensor& tensor) : Blocks(tensor, tensor.size(0)) {}
+  Blocks(const torch::Tensor& tensor, std::int64_t num_items)
+      : items(num_items), item_size(tensor.numel() / tensor.size(0)), of_item((item_size + kBlock - 1) / kBlock) {}
 
   /// function(block, item, begin, count), by LibTorch's threads.
   template <typename Function>
@@ -64,14 +66,22 @@ struct Terms {
   }
   /// As latest * (sum of weights) + weight * (term - latest) + ...: exact where all terms are equal and weights sum
   /// to 1.
-  void add_up(std::span<const double> weights, std::int64_t begin, std::int64_t count, Sums<T>& sums) const {
+  void add_up(std::span<const double> weights, double share, std::int64_t begin, std::int64_t count,
+              Sums<T>& sums) const {
     using Sum = at::opmath_type<T>;
     auto* sum = sums.data();
     const auto* latest = data[0] + begin;
-    const auto total = static_cast<Sum>(std::accumulate(weights.begin(), weights.begin() + data.size(), 0.0));
+    const auto total = static_cast<Sum>(std::accumulate(weights.begin(), weights.end(), 0.0));
     for (std::int64_t i = 0; i < count; ++i) sum[i] = total * static_cast<Sum>(latest[i]);
+    add_move(weights, share, begin, count, sums);
+  }
+  void add_move(std::span<const double> weights, double share, std::int64_t begin, std::int64_t count,
+                Sums<T>& sums) const {
+    using Sum = at::opmath_type<T>;
+    auto* sum = sums.data();
+    const auto* latest = data[0] + begin;
     for (std::size_t k = 1; k < data.size(); ++k) {
-      const auto weight = static_cast<Sum>(weights[k]);
+      const auto weight = static_cast<Sum>(share * weights[k]);
       const auto* term = data[k] + begin;
       for (std::int64_t i = 0; i < count; ++i)
         sum[i] += weight * (static_cast<Sum>(term[i]) - static_cast<Sum>(latest[i]));
@@ -82,59 +92,94 @@ struct Terms {
 };
 
 template <typename T>
-void sum_plain(std::span<const torch::Tensor> tensors, std::span<const double> weights, torch::Tensor& out) {
+void sum_plain(std::span<const torch::Tensor> tensors, std::span<const double> weights, std::span<const Shares> shares,
+               torch::Tensor& out) {
   const Terms<T> terms(tensors);
-  const bool shared = weights.size() == tensors.size();
   auto* result = out.mutable_data_ptr<T>();
-  Blocks(out).for_each([&](std::int64_t, std::int64_t item, std::int64_t begin, std::int64_t count) {
+  const Blocks blocks(out);
+  const auto half = blocks.items / 2;
+  blocks.for_each([&](std::int64_t, std::int64_t item, std::int64_t begin, std::int64_t count) {
     Sums<T> sums;
-    terms.add_up(shared ? weights : weights.subspan(static_cast<std::size_t>(item) * tensors.size()), begin, count,
-                 sums);
+    const auto share = shares.empty() ? Shares() : shares[static_cast<std::size_t>(item)];
+    terms.add_up(weights, share.own, begin, count, sums);
+    if (share.partner != 0)
+      terms.add_move(weights, share.partner, begin + (item < half ? half : -half) * blocks.item_size, count, sums);
     for (std::int64_t i = 0; i < count; ++i) result[begin + i] = static_cast<T>(sums[static_cast<std::size_t>(i)]);
   });
 }
 
-torch::Tensor sum_any(std::span<const torch::Tensor> terms, std::span<const double> weights) {
+torch::Tensor sum_any(std::span<const torch::Tensor> terms, std::span<const double> weights,
+                      std::span<const Shares> shares) {
   const auto dtype = at::promote_types(terms[0].scalar_type(), torch::kFloat);
-  const auto count = static_cast<std::int64_t>(terms.size());
-  std::vector<std::int64_t> shape(static_cast<std::size_t>(terms[0].dim()), 1);
-  shape[0] = -1;
-  const auto exact =
-      torch::tensor(at::ArrayRef<double>(weights.data(), weights.size()), torch::kDouble).view({-1, count});
-  // Each item's weights, but for the latest's their sum.
-  const auto table = torch::cat({exact.sum(1, /*keepdim=*/true), exact.slice(1, 1)}, 1)
-                         .to(terms[0].device(), dtype, /*non_blocking=*/true);
   const auto latest = terms[0].to(dtype);
-  auto sum = latest * table.select(1, 0).view(shape);
-  for (std::int64_t k = 1; k < count; ++k)
-    sum += (terms[static_cast<std::size_t>(k)].to(dtype) - latest) * table.select(1, k).view(shape);
-  return sum.to(terms[0].scalar_type());
+  auto move = torch::zeros_like(latest);
+  for (std::size_t k = 1; k < terms.size(); ++k) move += (terms[k].to(dtype) - latest) * weights[k];
+  if (!shares.empty()) {
+    std::vector<std::int64_t> shape(static_cast<std::size_t>(latest.dim()), 1);
+    shape[0] = latest.size(0);
+    const auto column = [&](double Shares::*share) {
+      std::vector<double> of_items;
+      for (const auto& of_item : shares) of_items.push_back(of_item.*share);
+      return torch::tensor(of_items, torch::kDouble).to(latest.device(), dtype, /*non_blocking=*/true).view(shape);
+    };
+    move = move * column(&Shares::own) + move.roll(latest.size(0) / 2, 0) * column(&Shares::partner);
+  }
+  return (latest * std::accumulate(weights.begin(), weights.end(), 0.0) + move).to(terms[0].scalar_type());
 }
+
+void add(ForecastProducts& sums, double value, double change, double move) {
+  sums.truth_truth += value * value;
+  sums.change_change += change * change;
+  sums.change_move += change * move;
+  sums.move_move += move * move;
+}
+
+/// A truth and its forecast, number by number, less the latest term.
+template <typename T>
+struct Block {
+  Block(const T* truth, const Terms<T>& terms, std::span<const double> weights, std::int64_t begin, std::int64_t count)
+      : truth(truth + begin), latest(terms.data[0] + begin) {
+    terms.add_up(weights, 1, begin, count, forecast);
+  }
+  double value(std::int64_t i) const { return static_cast<double>(truth[i]); }
+  double change(std::int64_t i) const { return value(i) - static_cast<double>(latest[i]); }
+  double move(std::int64_t i) const {
+    return static_cast<double>(forecast[static_cast<std::size_t>(i)]) - static_cast<double>(latest[i]);
+  }
+
+  const T *truth, *latest;
+  Sums<T> forecast;
+};
 
 template <typename T>
 std::vector<ForecastProducts> compare_plain(const torch::Tensor& truth, std::span<const torch::Tensor> tensors,
-                                            std::span<const double> weights) {
+                                            std::span<const double> weights, bool of_halves) {
   const Terms<T> terms(tensors);
   const auto* values = truth.const_data_ptr<T>();
-  const Blocks blocks(truth);
-  std::vector<ForecastProducts> parts(static_cast<std::size_t>(blocks.items * blocks.of_item));
+  const auto num_items = of_halves ? truth.size(0) / 2 : truth.size(0);
+  const Blocks blocks(truth, num_items);
+  const auto num_blocks = static_cast<std::size_t>(blocks.items * blocks.of_item);
+  std::vector<ForecastProducts> parts(of_halves ? 2 * num_blocks : num_blocks);
   blocks.for_each([&](std::int64_t block, std::int64_t, std::int64_t begin, std::int64_t count) {
-    Sums<T> forecast;
-    terms.add_up(weights, begin, count, forecast);
+    const Block<T> first(values, terms, weights, begin, count);
     ForecastProducts sums;
-    for (std::int64_t i = 0; i < count; ++i) {
-      const auto value = static_cast<double>(values[begin + i]);
-      const auto latest = static_cast<double>(terms.data[0][begin + i]);
-      const double change = value - latest;
-      const double move = static_cast<double>(forecast[static_cast<std::size_t>(i)]) - latest;
-      sums.truth_truth += value * value;
-      sums.change_change += change * change;
-      sums.change_move += change * move;
-      sums.move_move += move * move;
+    if (!of_halves) {
+      for (std::int64_t i = 0; i < count; ++i) add(sums, first.value(i), first.change(i), first.move(i));
+    } else {
+      const Block<T> second(values, terms, weights, begin + num_items * blocks.item_size, count);
+      constexpr double kScale = 1 / std::numbers::sqrt2;
+      ForecastProducts differences;
+      for (std::int64_t i = 0; i < count; ++i) {
+        add(sums, kScale * (second.value(i) + first.value(i)), kScale * (second.change(i) + first.change(i)),
+            kScale * (second.move(i) + first.move(i)));
+        add(differences, kScale * (second.value(i) - first.value(i)), kScale * (second.change(i) - first.change(i)),
+            kScale * (second.move(i) - first.move(i)));
+      }
+      parts[num_blocks + static_cast<std::size_t>(block)] = differences;
     }
     parts[static_cast<std::size_t>(block)] = sums;
   });
-  std::vector<ForecastProducts> products(static_cast<std::size_t>(blocks.items));
+  std::vector<ForecastProducts> products(static_cast<std::size_t>(truth.size(0)));
   for (std::size_t block = 0; block < parts.size(); ++block) {
     auto& sums = products[block / static_cast<std::size_t>(blocks.of_item)];
     sums.truth_truth += parts[block].truth_truth;
@@ -146,11 +191,17 @@ std::vector<ForecastProducts> compare_plain(const torch::Tensor& truth, std::spa
 }
 
 std::vector<ForecastProducts> compare_any(const torch::Tensor& truth, std::span<const torch::Tensor> terms,
-                                          std::span<const double> weights) {
+                                          std::span<const double> weights, bool of_halves) {
   const auto flat = [](const torch::Tensor& tensor) { return tensor.to(torch::kDouble).flatten(1); };
-  const auto value = flat(truth), latest = flat(terms[0]), change = value - latest;
-  auto move = latest * (weights[0] - 1);
-  for (std::size_t k = 1; k < terms.size(); ++k) move += flat(terms[k]) * weights[k];
+  const auto parts = [of_halves](const torch::Tensor& items) {
+    if (!of_halves) return items;
+    const auto halves = items.chunk(2);
+    return torch::cat({halves[1] + halves[0], halves[1] - halves[0]}) / std::numbers::sqrt2;
+  };
+  const auto latest = flat(terms[0]);
+  auto moved = latest * (weights[0] - 1);
+  for (std::size_t k = 1; k < terms.size(); ++k) moved += flat(terms[k]) * weights[k];
+  const auto value = parts(flat(truth)), change = value - parts(latest), move = parts(moved);
   const auto dot = [](const torch::Tensor& a, const torch::Tensor& b) { return (a * b).sum(1); };
   const auto table =
       torch::stack({dot(value, value), dot(change, change), dot(change, move), dot(move, move)}, 1).cpu().contiguous();
@@ -162,21 +213,22 @@ std::vector<ForecastProducts> compare_any(const torch::Tensor& truth, std::span<
 
 }  // namespace
 
-torch::Tensor weighted_sum(std::span<const torch::Tensor> terms, std::span<const double> weights,
-                           torch::Tensor& buffer) {
+torch::Tensor weighted_sum(std::span<const torch::Tensor> terms, std::span<const double> weights, torch::Tensor& buffer,
+                           std::span<const Shares> shares) {
   const auto& first = terms[0];
-  if (!are_plain(first, terms)) return sum_any(terms, weights);
+  if (!are_plain(first, terms)) return sum_any(terms, weights, shares);
   if (!buffer.defined() || buffer.scalar_type() != first.scalar_type() || buffer.sizes() != first.sizes() ||
       buffer.strides() != first.strides())
     buffer = torch::empty_like(first);
-  with_type(first, [&](auto number) { sum_plain<decltype(number)>(terms, weights, buffer); });
+  with_type(first, [&](auto number) { sum_plain<decltype(number)>(terms, weights, shares, buffer); });
   return buffer;
 }
 
 std::vector<ForecastProducts> compare_forecast(const torch::Tensor& truth, std::span<const torch::Tensor> terms,
-                                               std::span<const double> weights) {
-  if (!are_plain(truth, terms)) return compare_any(truth, terms, weights);
-  return with_type(truth, [&](auto number) { return compare_plain<decltype(number)>(truth, terms, weights); });
+                                               std::span<const double> weights, bool of_halves) {
+  if (!are_plain(truth, terms)) return compare_any(truth, terms, weights, of_halves);
+  return with_type(truth,
+                   [&](auto number) { return compare_plain<decltype(number)>(truth, terms, weights, of_halves); });
 }
 
 }  // namespace deepcache

@@ -11,7 +11,7 @@
 namespace deepcache {
 namespace {
 
-constexpr std::int64_t kFormatVersion = 1, kMostSteps = 1'000'000, kMostBranches = 1000;
+constexpr std::int64_t kPolicyFormat = 1, kMostSteps = 1'000'000, kMostBranches = 1000;
 
 TunedPolicy read_policy(const nlohmann::json& json) {
   check_data(json.is_object(), "a policy must be a JSON object");
@@ -22,7 +22,7 @@ TunedPolicy read_policy(const nlohmann::json& json) {
   };
   constexpr auto kAny = std::numeric_limits<std::int64_t>::max();
   const auto version = integer("format_version", 0, kAny);
-  check_data(version == kFormatVersion, "format_version must be {}, got {}", kFormatVersion, version);
+  check_data(version == kPolicyFormat, "format_version must be {}, got {}", kPolicyFormat, version);
   TunedPolicy policy{.num_branches = integer("num_branches", 1, kMostBranches)};
   policy.cache_branch_id = integer("cache_branch_id", 0, policy.num_branches - 1);
   policy.forecast_order = integer("forecast_order", 0, 2);
@@ -51,7 +51,7 @@ CacheParams TunedPolicy::cache_params(const UNet& unet) const {
 }
 
 void save_policy(const TunedPolicy& policy, const std::filesystem::path& file) {
-  const nlohmann::ordered_json json{{"format_version", kFormatVersion},
+  const nlohmann::ordered_json json{{"format_version", kPolicyFormat},
                                     {"num_branches", policy.num_branches},
                                     {"cache_branch_id", policy.cache_branch_id},
                                     {"forecast_order", policy.forecast_order},

@@ -9,7 +9,7 @@ namespace deepcache {
 namespace {
 
 constexpr const char* kManifest = "deepcache.json";
-constexpr int kFormatVersion = 2;
+constexpr int kPackageFormat = 2;
 
 torch::Dtype dtype_from(const std::string& name, const std::filesystem::path& manifest) {
   static const std::map<std::string, torch::Dtype> dtypes{
@@ -30,8 +30,8 @@ ModelPackage::ModelPackage(std::filesystem::path folder) : folder_(std::move(fol
   const auto json = read_json(manifest);
   try {
     const auto version = json.at("format_version").get<int>();
-    check_data(version == kFormatVersion, "{}: this library reads package format {}, got {}; export the model again",
-               manifest.string(), kFormatVersion, version);
+    check_data(version == kPackageFormat, "{}: this library reads package format {}, got {}; export the model again",
+               manifest.string(), kPackageFormat, version);
     family_ = json.at("family").get<std::string>();
     dtype_ = dtype_from(json.at("dtype").get<std::string>(), manifest);
     for (const auto& [name, entry] : json.at("files").items())

@@ -21,8 +21,6 @@
 namespace deepcache {
 namespace {
 
-constexpr const char* kFamily = "class-conditional";
-
 struct Traits {
   std::int64_t in_channels;  ///< of the UNet, and so of the latents
   std::int64_t sample_size;  ///< latents of the model's own image size
@@ -158,7 +156,7 @@ ClassConditionalPipeline ClassConditionalPipeline::load(const std::filesystem::p
   check_device(options.device);
   check_no_controlnets(options);
   const ModelPackage package(folder);
-  auto impl = std::make_unique<Impl>(check_family(package, folder, {kFamily}), options);
+  auto impl = std::make_unique<Impl>(check_family(package, folder, {"class-conditional"}), options);
   log(LogLevel::kInfo, fmt::format("{}: {} on {}, {} branches, {}", folder.string(), c10::toString(impl->dtype),
                                    options.device.str(), impl->unet.num_branches(), impl->scheduler->name()));
   return ClassConditionalPipeline(std::move(impl));

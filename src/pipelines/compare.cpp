@@ -63,7 +63,7 @@ StableDiffusionParams params_of(const Way& way, StableDiffusionParams params) {
   return params;
 }
 
-struct Run {
+struct MeasuredRun {
   StableDiffusionResult result;
   double milliseconds = 0;
   CacheStats stats;
@@ -80,7 +80,7 @@ double macs_of(const CacheStats& stats) {
                              stats.cached_steps * stats.cached_step.total());
 }
 
-WayScore score(const Run& run, const Run& full) {
+WayScore score(const MeasuredRun& run, const MeasuredRun& full) {
   const auto& pictures = run.result.images;
   return {.milliseconds = run.milliseconds,
           .speedup = full.milliseconds / run.milliseconds,
@@ -101,7 +101,7 @@ struct Scored {
   torch::Tensor picture;
 };
 
-Scored compare_runs(const Run& run, const Run& full) {
+Scored compare_runs(const MeasuredRun& run, const MeasuredRun& full) {
   Scored scored{.score = score(run, full),
                 .policy = run.stats.policy,
                 .step_errors = {},
@@ -194,11 +194,11 @@ class Comparer {
     pipe_.decode(pipe_(request_.prompts[0], params).latents, params.vae);
   }
 
-  Run run(const Way& way, const std::string& prompt) {
+  MeasuredRun run(const Way& way, const std::string& prompt) {
     if (request_.on_run) request_.on_run(num_runs_, std::ssize(comparison_.ways) * std::ssize(request_.prompts), way);
     ++num_runs_;
     helper_.set_params(way.cache);
-    Run run;
+    MeasuredRun run;
     auto params = params_of(way, request_.params);
     params.callback = [&](const PipelineStep& step) {
       run.latents.push_back(step.latents.clone());
@@ -214,7 +214,7 @@ class Comparer {
 
   /// Whether none was cancelled.
   bool run_all(const std::string& prompt) {
-    Run full;
+    MeasuredRun full;
     std::vector<Scored> scored;
     for (const auto& result : comparison_.ways) {
       auto latest = run(result.way, prompt);

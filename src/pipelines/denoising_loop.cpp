@@ -62,6 +62,7 @@ Denoised denoise(const UNet& unet, Scheduler& scheduler, const StepRange& range,
   Inputs inputs(unet, conditions, options.schedules);
   unet.begin_run(schedule, {.continues = options.continues,
                             .adds_noise = scheduler.adds_noise(options.step),
+                            .guided = guided,
                             .schedule_size = scheduler.timesteps().size(0)});
   auto latents = prepared.latents;
   for (std::int64_t i = range.begin; i < range.end; ++i) {

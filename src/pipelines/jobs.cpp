@@ -19,7 +19,7 @@ namespace fs = std::filesystem;
 
 constexpr auto kReplaceBroken = nlohmann::ordered_json::error_handler_t::replace;  // a prompt may hold anything
 
-struct Run {
+struct JobRun {
   Painted painted;
   RunReport report;  ///< but for the request
 };
@@ -32,11 +32,11 @@ void append(CacheStats& stats, const CacheStats& more) {
   stats.macs_saved += more.macs_saved;
 }
 
-Run run(const Job& job, std::vector<Helper>& helpers, CacheParams cache, bool cached) {
+JobRun run(const Job& job, std::vector<Helper>& helpers, CacheParams cache, bool cached) {
   if (!cached)
     cache = {.cache_interval = 1, .cache_branch_id = cache.cache_branch_id, .cache_module = cache.cache_module};
   for (auto& helper : helpers) helper.set_params(cache);
-  Run run{.painted = {}, .report = {.cache = cache, .num_subjects = job.subjects.size()}};
+  JobRun run{.painted = {}, .report = {.cache = cache, .num_subjects = job.subjects.size()}};
   const auto start = std::chrono::steady_clock::now();
   run.painted = job.run([&](const PipelineStep& step) {
     run.report.timesteps.push_back(step.timestep);
@@ -50,7 +50,7 @@ Run run(const Job& job, std::vector<Helper>& helpers, CacheParams cache, bool ca
 }
 
 /// The run's report on one of its subjects.
-RunReport report_on(const Subject& subject, const Run& run) {
+RunReport report_on(const Subject& subject, const JobRun& run) {
   auto report = run.report;
   report.request = subject.request.dump(-1, ' ', false, kReplaceBroken);
   return report;
@@ -131,7 +131,7 @@ struct Place {
   std::size_t first, count;
 };
 
-torch::Tensor pictures_of(const Run& run, const Place& place, const JobOptions& options) {
+torch::Tensor pictures_of(const JobRun& run, const Place& place, const JobOptions& options) {
   const auto number = static_cast<std::int64_t>(options.pictures_a_subject);
   return run.painted.pictures.slice(0, place.in_batch, place.in_batch + number);
 }
@@ -146,7 +146,7 @@ void save_pictures(const torch::Tensor& pictures, const RunReport& report, const
 }
 
 /// Writes a subject's pictures, and adds their rows to the contact sheet's, if there is a full run to compare with.
-RunReport finish(const Subject& subject, const Run& cached, const std::optional<Run>& full, const Place& place,
+RunReport finish(const Subject& subject, const JobRun& cached, const std::optional<JobRun>& full, const Place& place,
                  const JobOptions& options, std::vector<ContactRow>& rows) {
   auto report = report_on(subject, cached);
   const auto pictures = pictures_of(cached, place, options);
@@ -186,7 +186,7 @@ std::vector<RunReport> run_jobs(const std::vector<Job>& jobs, std::vector<Helper
   std::vector<ContactRow> rows;
   std::vector<torch::Tensor> latents;
   for (const auto& job : jobs) {
-    std::optional<Run> full;
+    std::optional<JobRun> full;
     if (options.compare) full = run(job, helpers, options.cache, false);
     if (full && full->painted.cancelled) break;
     const auto cached = run(job, helpers, options.cache, true);

@@ -23,7 +23,6 @@
 namespace deepcache {
 namespace {
 
-constexpr const char* kFamily = "stable-video-diffusion";
 constexpr std::int64_t kTimeIds = 3;  // frames per second, motion bucket, noise on the image
 
 VideoTraits read_traits(const ModelPackage& package, const VideoAutoencoder& vae) {
@@ -45,7 +44,7 @@ VideoTraits read_traits(const ModelPackage& package, const VideoAutoencoder& vae
   });
 }
 
-void check_inputs(const UNet& unet) {
+void check_takes_video(const UNet& unet) {
   const std::vector<std::string> expected{"sample", "timestep", "encoder_hidden_states", "added_time_ids"};
   const auto names = unet.input_names();
   check_data(std::ranges::is_permutation(names, expected),
@@ -90,7 +89,7 @@ struct StableVideoDiffusionPipeline::Impl {
         unet(load_unet(package, options)),
         vae(package, device, options.compute_dtype),
         traits(read_traits(package, vae)) {
-    check_inputs(unet);
+    check_takes_video(unet);
   }
 
   torch::TensorOptions tensor_options() const { return torch::TensorOptions().dtype(dtype).device(device); }
@@ -170,7 +169,7 @@ StableVideoDiffusionPipeline StableVideoDiffusionPipeline::load(const std::files
   check_device(options.device);
   check_no_controlnets(options);
   const ModelPackage package(folder);
-  auto impl = std::make_unique<Impl>(check_family(package, folder, {kFamily}), options);
+  auto impl = std::make_unique<Impl>(check_family(package, folder, {"stable-video-diffusion"}), options);
   log(LogLevel::kInfo,
       fmt::format("{}: {} on {}, {} branches, {}, {} frames", folder.string(), c10::toString(impl->dtype),
                   options.device.str(), impl->unet.num_branches(), impl->scheduler->name(), impl->traits.num_frames));

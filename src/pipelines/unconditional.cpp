@@ -16,8 +16,6 @@
 namespace deepcache {
 namespace {
 
-constexpr const char* kFamily = "unconditional";
-
 /// [C, H, W] of the model's pictures.
 std::vector<std::int64_t> read_shape(const ConfigReader& config) {
   constexpr std::int64_t kMostPixels = 65536;
@@ -113,7 +111,7 @@ UnconditionalPipeline UnconditionalPipeline::load(const std::filesystem::path& f
   check_device(options.device);
   check_no_controlnets(options);
   const ModelPackage package(folder);
-  return UnconditionalPipeline(std::make_unique<Impl>(check_family(package, folder, {kFamily}), options));
+  return UnconditionalPipeline(std::make_unique<Impl>(check_family(package, folder, {"unconditional"}), options));
 }
 
 UnconditionalResult UnconditionalPipeline::operator()(const UnconditionalParams& params) {

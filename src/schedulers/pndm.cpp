@@ -9,8 +9,8 @@
 namespace deepcache {
 namespace {
 
-constexpr std::size_t kOrder = 4;                      // of the Runge-Kutta and of the linear multistep method
-constexpr std::int64_t kRungeKuttaCalls = 3 * kOrder;  // three steps of four calls fill the multistep history
+constexpr std::size_t kMultistepOrder = 4;                      // of the Runge-Kutta and of the linear multistep method
+constexpr std::int64_t kRungeKuttaCalls = 3 * kMultistepOrder;  // three steps of four calls fill the multistep history
 
 struct PNDMOptions {
   NoiseScheduleOptions noise_schedule;
@@ -43,7 +43,7 @@ class PNDMScheduler final : public SchedulerBase {
   /// What a run has left behind.
   struct History {
     std::int64_t calls = 0;
-    std::vector<torch::Tensor> ets;  ///< noise predicted at the whole steps, the newest last, at most kOrder
+    std::vector<torch::Tensor> ets;  ///< noise predicted at the whole steps, the newest last, at most kMultistepOrder
     torch::Tensor cur_sample;  ///< the sample that the running Runge-Kutta step, or the first PLMS step, began with
     torch::Tensor
         cur_model_output;  ///< weighted sum of the running Runge-Kutta step's outputs; undefined before its first
@@ -70,17 +70,17 @@ Schedule PNDMScheduler::make_schedule(std::int64_t num_inference_steps) const {
     if (calls.size() > 1) calls.insert(calls.begin() + 1, calls[1]);
     return {.timesteps = torch::tensor(calls, torch::kInt64)};
   }
-  check_argument(spaced.size() >= kOrder,
+  check_argument(spaced.size() >= kMultistepOrder,
                  "PNDMScheduler needs at least {} inference steps for its Runge-Kutta steps, not {}; fewer need "
                  "skip_prk_steps",
-                 kOrder, spaced.size());
+                 kMultistepOrder, spaced.size());
   const std::int64_t half_stride = num_train_timesteps() / num_inference_steps / 2;
   calls.clear();
-  for (std::size_t i = 0; i + 1 < kOrder; ++i) {
+  for (std::size_t i = 0; i + 1 < kMultistepOrder; ++i) {
     const std::int64_t middle = spaced[i + 1] + half_stride;
     calls.insert(calls.end(), {spaced[i], middle, middle, spaced[i + 1]});
   }
-  calls.insert(calls.end(), spaced.begin() + kOrder - 1, spaced.end());
+  calls.insert(calls.end(), spaced.begin() + kMultistepOrder - 1, spaced.end());
   return {.timesteps = torch::tensor(calls, torch::kInt64)};
 }
 
@@ -138,7 +138,7 @@ torch::Tensor PNDMScheduler::step_plms(History& history, const torch::Tensor& mo
     return get_prev_sample(std::exchange(history.cur_sample, {}), timestep, prev_timestep,
                            (model_output + ets.back()) / 2);
   }
-  if (ets.size() == kOrder) ets.erase(ets.begin());
+  if (ets.size() == kMultistepOrder) ets.erase(ets.begin());
   ets.push_back(model_output);
 
   const auto et = [&](std::size_t back) { return ets[ets.size() - back]; };

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "core/weighted_sum.hpp"
+#include "expect_error.hpp"
 #include "tensor_near.hpp"
 
 namespace deepcache {
@@ -77,6 +78,44 @@ TEST(FeatureHistory, TheErrorIsThatOfWhatWouldHaveBeenForecast) {
   EXPECT_NEAR(history.add(6, next), norm(slope * 0.25) / norm(next), 1e-6);
 }
 
+TEST(FeatureHistory, AfterManyFullStepsAForecastIsFollowedFarther) {
+  const auto start = random({40}, 0), slope = random({40}, 1);
+  FeatureHistory history(1);
+  for (int i = 0; i < 5; ++i) history.add(2 * i, start + i * slope);
+  history.add(10, start + 4.5 * slope);  // the sixth; half of the change that was forecast
+  expect_tensor_near(history.forecast(12), start + slope * (4.5 + 0.5 * (0.5 / (0.5 + 0.5 * 3 / 6))), 1e-5);
+  history.add(12, start + 4 * slope);  // it turned: as above, the latest as it is
+  expect_tensor_near(history.forecast(14), start + slope * 4, 1e-5);
+}
+
+TEST(FeatureHistory, OfHalvesFollowsWhatTheyShareAndWhatTheyDifferInByThemselves) {
+  const auto half = [](const torch::Tensor& batch, int k) { return batch.chunk(2)[k]; };
+  const auto parts = [&](const torch::Tensor& batch) {
+    return torch::cat({half(batch, 0) + half(batch, 1), half(batch, 1) - half(batch, 0)}) / std::sqrt(2.0);
+  };
+  for (const bool in_one_piece : {true, false}) {
+    const auto features = random({4, 6, 3, 5, 8}, 0).cumsum(0).slice(4, 0, in_one_piece ? 8 : 7);
+    FeatureHistory of_halves(1, 0, true), of_parts(1);
+    for (std::int64_t i = 0; i < 4; ++i) {
+      const auto error = of_halves.add(3 * i, features[i]), of_parts_error = of_parts.add(3 * i, parts(features[i]));
+      if (i == 1) {
+        EXPECT_TRUE(of_halves.forecast(4).equal(features[1]));  // nothing to judge by yet
+      }
+      if (i < 2) continue;
+      for (const std::int64_t ahead : {1, 2, 5})
+        expect_tensor_near(parts(of_halves.forecast(3 * i + ahead)), of_parts.forecast(3 * i + ahead), 1e-5);
+      if (i > 2) {
+        EXPECT_NEAR(error, of_parts_error, 1e-6);
+      }
+    }
+  }
+}
+
+TEST(FeatureHistory, OfHalvesNeedsTwoOfOneSize) {
+  FeatureHistory history(1, 0, true);
+  expect_error<std::invalid_argument>([&] { history.add(0, random({3, 8}, 0)); }, {"two halves", "3 items"});
+}
+
 TEST(FeatureHistory, EachItemOfABatchIsForecastAsAlone) {
   const auto features = random({3, 2, 4, 6, 6}, 0);
   FeatureHistory both(1), alone(1);
@@ -85,6 +124,17 @@ TEST(FeatureHistory, EachItemOfABatchIsForecastAsAlone) {
     alone.add(3 * i, features[i].slice(0, 1, 2));
   }
   EXPECT_TRUE(both.forecast(8).slice(0, 1, 2).equal(alone.forecast(8)));
+}
+
+TEST(FeatureHistory, EachPictureOfAGuidedBatchIsForecastAsAlone) {
+  const auto features = random({4, 6, 4, 6, 6}, 0);
+  const auto second = torch::tensor({1, 4});  // of three, in both halves
+  FeatureHistory all(1, 0, true), alone(1, 0, true);
+  for (std::int64_t i = 0; i < 4; ++i) {
+    all.add(3 * i, features[i]);
+    alone.add(3 * i, features[i].index_select(0, second));
+  }
+  EXPECT_TRUE(all.forecast(11).index_select(0, second).equal(alone.forecast(11)));
 }
 
 TEST(FeatureHistory, HoldsWhatItSaysOfAnOrder) {

@@ -31,7 +31,7 @@ TEST(ForecastQuality, NearerToTheUncachedPicturesThanReuseAtAnyInterval) {
   pipe.set_scheduler("ddim");
   const auto full = pictures(pipe, std::nullopt);
   for (const auto& [interval, gain_db] :
-       std::initializer_list<std::pair<std::int64_t, double>>{{2, 6}, {3, 6}, {5, 3}, {10, 0}}) {
+       std::initializer_list<std::pair<std::int64_t, double>>{{2, 6}, {3, 6}, {5, 3}, {10, 2}}) {
     const auto reused = mean_psnr(pictures(pipe, CacheParams{.cache_interval = interval, .forecast_order = 0}), full);
     const auto forecast = mean_psnr(pictures(pipe, CacheParams{.cache_interval = interval}), full);
     EXPECT_GE(forecast, reused + gain_db) << "interval " << interval;

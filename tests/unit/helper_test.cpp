@@ -277,10 +277,11 @@ torch::jit::Module parabola() {
 }
 
 /// |output - full output| of each step, at timesteps 0, 1, ...
-std::vector<double> errors(const CacheParams& params, int steps) {
+std::vector<double> errors(const CacheParams& params, int steps, const RunTraits& traits = {}) {
   Helper helper(parabola()), full(parabola());
   helper.set_params(params);
   helper.enable();
+  helper.unet().begin_run({}, traits);
   const auto x = torch::linspace(-1, 2, 200).view({2, 4, 5, 5});
   std::vector<double> result;
   for (int i = 0; i < steps; ++i) {
@@ -313,6 +314,22 @@ TEST(HelperForecast, OrderTwoForecastsAParabolaOrderOneIsNearerThanReuse) {
 
 TEST(HelperForecast, DefaultsToOrderOne) {
   EXPECT_EQ(errors({.cache_interval = 4}, 12), errors({.cache_interval = 4, .forecast_order = 1}, 12));
+}
+
+TEST(HelperForecast, OfAGuidedRunWaitsUntilItCanJudge) {
+  const auto reuse = errors({.cache_interval = 3, .forecast_order = 0}, 9);
+  const auto guided = errors({.cache_interval = 3}, 9, {.guided = true});
+  for (const std::size_t i : {1, 2, 4, 5}) EXPECT_EQ(guided[i], reuse[i]) << i;
+  for (const std::size_t i : {7, 8}) EXPECT_LT(guided[i], 0.6 * reuse[i]) << i;
+}
+
+TEST(HelperForecast, OfAGuidedRunNeedsTwoHalves) {
+  const auto unet = test_unet();
+  Helper helper(unet);
+  helper.set_params({.cache_interval = 2});
+  helper.enable();
+  unet.begin_run({}, {.guided = true});
+  expect_error<std::invalid_argument>([&] { call(unet, 0, 3); }, {"two halves", "3 items"});
 }
 
 TEST(HelperForecast, AChangeOfShapeForgetsAllFeatures) {
