@@ -41,11 +41,12 @@ void run(TuneFlags& flags, const CLI::App& command, int& exit_code) {
   if (command.count("--min-psnr") > 0) request.min_psnr = flags.min_psnr;
   if (command.count("--speedup") > 0) request.speedup = flags.speedup;
   if (cli::is_terminal(stderr))
-    request.on_try = [](std::int64_t tries, const std::vector<std::int64_t>& full_steps, double db) {
-      fmt::print(stderr, "\rtry {}: {} full steps, {:.2f} dB ", tries, full_steps.size(), db);
+    request.on_try = [](const TuneTry& tried) {
+      fmt::print(stderr, "\r{} moves of a pass; try {}: {} full steps, {:.2f} dB  ",
+                 progress_bar(tried.moves_done, tried.moves), tried.tries, tried.full_steps.size(), tried.psnr_db);
     };
   const auto result = tune(pipe, request);
-  if (cli::is_terminal(stderr)) fmt::print(stderr, "\r{:60}\r", "");
+  if (cli::is_terminal(stderr)) fmt::print(stderr, "\r{:110}\r", "");
   print(result);
   save_policy(result.best.policy, flags.output);
   fmt::print("{}\n", flags.output.string());

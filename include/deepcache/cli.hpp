@@ -152,7 +152,7 @@ inline bool is_terminal(std::FILE* stream) {
 }
 
 inline bool show_progress(const PipelineStep& step) {
-  std::fprintf(stderr, "\r%s", progress_bar(step).c_str());
+  std::fprintf(stderr, "\r%s", progress_bar(step.step_index + 1, step.num_steps).c_str());
   if (step.step_index + 1 == step.num_steps) std::fprintf(stderr, "\r%64s\r", "");
   return true;
 }

@@ -74,7 +74,7 @@ void load_pictures(const StableDiffusionPipeline& pipe, const std::filesystem::p
 void load_control_images(const StableDiffusionPipeline& pipe, const std::vector<std::filesystem::path>& files,
                          StableDiffusionParams& params);
 
-/// A line that shows how far a run is, "[####    ] 5/10", to be written over the one before.
-std::string progress_bar(const PipelineStep& step);
+/// A line that shows how far something is, "[####    ] 5/10", to be written over the one before.
+std::string progress_bar(std::int64_t done, std::int64_t total);
 
 }  // namespace deepcache

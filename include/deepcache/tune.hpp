@@ -21,6 +21,16 @@
 /// Not for models whose steps can't be run some thousand times.
 namespace deepcache {
 
+/// Of full steps, on all prompts that are tuned on.
+struct TuneTry {
+  std::int64_t tries = 0;  ///< so far, those that were looked up not counted
+  std::vector<std::int64_t> full_steps = {};
+  double psnr_db = 0;
+  /// The search moves each full step in turn, back and forth, in passes, until one moves none. How many moves of this
+  /// pass are behind it, and how many it has.
+  std::int64_t moves_done = 0, moves = 1;
+};
+
 /// What to look for.
 struct TuneRequest {
   /// Two or more, each run by itself from the parameters' seeds. Every fourth, or else the last, isn't tuned on, but
@@ -36,8 +46,7 @@ struct TuneRequest {
   std::optional<double> speedup = {};           ///< as many as multiply-accumulates allow, above 1
 
   std::filesystem::path progress = {};  ///< if named, what was tried is kept there, and gone on from
-  /// After each try of full steps on all prompts: how many there were, these steps, and what they gave, in dB.
-  std::function<void(std::int64_t tries, const std::vector<std::int64_t>& full_steps, double psnr_db)> on_try = {};
+  std::function<void(const TuneTry& tried)> on_try = {};
 };
 
 /// Pictures with so many full steps beside the uncached ones.

@@ -137,8 +137,8 @@ void add(ForecastProducts& sums, double value, double change, double move) {
 /// A truth and its forecast, number by number, less the latest term.
 template <typename T>
 struct Block {
-  Block(const T* truth, const Terms<T>& terms, std::span<const double> weights, std::int64_t begin, std::int64_t count)
-      : truth(truth + begin), latest(terms.data[0] + begin) {
+  Block(const T* values, const Terms<T>& terms, std::span<const double> weights, std::int64_t begin, std::int64_t count)
+      : truth(values + begin), latest(terms.data[0] + begin) {
     terms.add_up(weights, 1, begin, count, forecast);
   }
   double value(std::int64_t i) const { return static_cast<double>(truth[i]); }
@@ -167,25 +167,24 @@ std::vector<ForecastProducts> compare_plain(const torch::Tensor& truth, std::spa
       for (std::int64_t i = 0; i < count; ++i) add(sums, first.value(i), first.change(i), first.move(i));
     } else {
       const Block<T> second(values, terms, weights, begin + num_items * blocks.item_size, count);
-      constexpr double kScale = 1 / std::numbers::sqrt2;
       ForecastProducts differences;
       for (std::int64_t i = 0; i < count; ++i) {
-        add(sums, kScale * (second.value(i) + first.value(i)), kScale * (second.change(i) + first.change(i)),
-            kScale * (second.move(i) + first.move(i)));
-        add(differences, kScale * (second.value(i) - first.value(i)), kScale * (second.change(i) - first.change(i)),
-            kScale * (second.move(i) - first.move(i)));
+        add(sums, second.value(i) + first.value(i), second.change(i) + first.change(i), second.move(i) + first.move(i));
+        add(differences, second.value(i) - first.value(i), second.change(i) - first.change(i),
+            second.move(i) - first.move(i));
       }
       parts[num_blocks + static_cast<std::size_t>(block)] = differences;
     }
     parts[static_cast<std::size_t>(block)] = sums;
   });
   std::vector<ForecastProducts> products(static_cast<std::size_t>(truth.size(0)));
+  const double scale = of_halves ? 0.5 : 1;  // (first + second) / sqrt(2), squared
   for (std::size_t block = 0; block < parts.size(); ++block) {
     auto& sums = products[block / static_cast<std::size_t>(blocks.of_item)];
-    sums.truth_truth += parts[block].truth_truth;
-    sums.change_change += parts[block].change_change;
-    sums.change_move += parts[block].change_move;
-    sums.move_move += parts[block].move_move;
+    sums.truth_truth += scale * parts[block].truth_truth;
+    sums.change_change += scale * parts[block].change_change;
+    sums.change_move += scale * parts[block].change_move;
+    sums.move_move += scale * parts[block].move_move;
   }
   return products;
 }

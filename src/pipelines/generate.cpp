@@ -240,11 +240,10 @@ void load_control_images(const StableDiffusionPipeline& pipe, const std::vector<
   }
 }
 
-std::string progress_bar(const PipelineStep& step) {
-  constexpr std::size_t kWidth = 40;
-  const auto done = static_cast<std::size_t>(step.step_index + 1);
-  const auto filled = done * kWidth / static_cast<std::size_t>(step.num_steps);
-  return fmt::format("[{}{}] {}/{}", std::string(filled, '#'), std::string(kWidth - filled, ' '), done, step.num_steps);
+std::string progress_bar(std::int64_t done, std::int64_t total) {
+  constexpr std::int64_t kWidth = 40;
+  const auto filled = static_cast<std::size_t>(done * kWidth / total);
+  return fmt::format("[{}{}] {}/{}", std::string(filled, '#'), std::string(kWidth - filled, ' '), done, total);
 }
 
 }  // namespace deepcache

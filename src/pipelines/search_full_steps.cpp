@@ -20,19 +20,20 @@ std::vector<std::int64_t> spread_full_steps(std::int64_t num_steps, std::int64_t
 }
 
 std::vector<std::int64_t> search_full_steps(std::int64_t num_steps, std::vector<std::int64_t> full_steps,
-                                            const std::function<double(const std::vector<std::int64_t>&)>& score,
-                                            double least_gain) {
+                                            const FullStepsScore& score, double least_gain) {
   const auto count = static_cast<std::int64_t>(full_steps.size());
-  double best = score(full_steps);
+  double best = score(full_steps, {});
   for (auto stride = std::max<std::int64_t>(1, num_steps / (5 * count)); stride >= 1; stride /= 2)
     for (bool moved = true; moved;) {
       moved = false;
+      SearchPass pass{.moves = 2 * (count - 1)};
       for (auto k = full_steps.size() - 1; k > 0; --k)
         for (const auto distance : {stride, -stride}) {
+          ++pass.moves_done;
           auto tried = full_steps;
           tried[k] += distance;
           if (!is_allowed(tried, num_steps)) continue;
-          const double value = score(tried);
+          const double value = score(tried, pass);
           if (value < best + least_gain) continue;
           best = value;
           full_steps = std::move(tried);

@@ -9,10 +9,16 @@ namespace deepcache {
 /// As many full steps as evenly spread ones can be in a run: the k-th of n at step floor(k * num_steps / n).
 std::vector<std::int64_t> spread_full_steps(std::int64_t num_steps, std::int64_t count);
 
+/// A pass over the full steps, in which each is moved by some steps, back and forth.
+struct SearchPass {
+  std::int64_t moves_done = 0, moves = 1;
+};
+
+using FullStepsScore = std::function<double(const std::vector<std::int64_t>& full_steps, const SearchPass& pass)>;
+
 /// Moves full steps, the first, 0, excepted, one after the other and the last ones first, as long as that raises the
 /// score by `least_gain` or more: at first by a fifth of their distance, then by less, down to one step.
 std::vector<std::int64_t> search_full_steps(std::int64_t num_steps, std::vector<std::int64_t> full_steps,
-                                            const std::function<double(const std::vector<std::int64_t>&)>& score,
-                                            double least_gain);
+                                            const FullStepsScore& score, double least_gain);
 
 }  // namespace deepcache

@@ -98,20 +98,25 @@ class Tuner {
   }
 
   /// The same of those that are tuned on, looked up where it was measured before.
-  double score(std::int64_t branch, const FullSteps& full_steps) {
+  double score(std::int64_t branch, const FullSteps& full_steps, const SearchPass& pass = {}) {
     auto found = tries_.find({branch, full_steps});
     if (found == tries_.end()) {
       found = tries_.emplace(std::pair(branch, full_steps), psnr_of(tuned_on_, branch, full_steps)).first;
       save_progress();
     }
-    if (request_.on_try) request_.on_try(static_cast<std::int64_t>(tries_.size()), full_steps, found->second);
+    if (request_.on_try)
+      request_.on_try({.tries = static_cast<std::int64_t>(tries_.size()),
+                       .full_steps = full_steps,
+                       .psnr_db = found->second,
+                       .moves_done = pass.moves_done,
+                       .moves = pass.moves});
     return found->second;
   }
 
   void add_point(std::int64_t branch, std::int64_t count) {
     const auto uniform = spread_full_steps(num_steps_, count);
-    const auto tuned = search_full_steps(
-        num_steps_, uniform, [&](const FullSteps& tried) { return score(branch, tried); }, kLeastGain);
+    const auto score_of = [&](const FullSteps& tried, const SearchPass& pass) { return score(branch, tried, pass); };
+    const auto tuned = search_full_steps(num_steps_, uniform, score_of, kLeastGain);
     result_.points.push_back({.policy = policy(branch, tuned),
                               .speedup = costs_.at(branch).speedup(count),
                               .uniform_psnr_db = score(branch, uniform),

@@ -27,9 +27,16 @@ TEST(SpreadFullSteps, Evenly) {
 TEST(SearchFullSteps, FindsAPlaceThatNoSingleMoveBetters) {
   const FullSteps best{0, 9, 31, 46};
   int tries = 0;
-  const auto score = [&](const FullSteps& full_steps) {
+  std::int64_t done = 0;
+  const auto score = [&](const FullSteps& full_steps, const SearchPass& pass) {
     ++tries;
     EXPECT_EQ(full_steps[0], 0);
+    if (tries > 1) {
+      EXPECT_EQ(pass.moves, 2 * (std::ssize(full_steps) - 1));
+      EXPECT_TRUE(pass.moves_done > done || pass.moves_done <= 2) << pass.moves_done << " after " << done;
+      EXPECT_LE(pass.moves_done, pass.moves);
+    }
+    done = pass.moves_done;
     double distance = 0;
     for (std::size_t k = 0; k < full_steps.size(); ++k)
       distance += std::abs(static_cast<double>(full_steps[k] - best[k]));
@@ -168,7 +175,7 @@ TEST_F(Tune, GoesOnFromWhatWasTried) {
   auto asked = request();
   asked.progress = folder.path() / "progress.json";
   std::int64_t tries = 0;
-  asked.on_try = [&](std::int64_t number, const FullSteps&, double) { tries = number; };
+  asked.on_try = [&](const TuneTry& tried) { tries = tried.tries; };
   const auto first = tune(pipe, asked);
   EXPECT_GT(tries, 2);
   // A try that never was: the file is believed.
