@@ -98,7 +98,7 @@ class Tuner {
   }
 
   /// The same of those that are tuned on, looked up where it was measured before.
-  double score(std::int64_t branch, const FullSteps& full_steps, const SearchPass& pass = {}) {
+  double score(std::int64_t branch, const FullSteps& full_steps, const SearchPass& pass) {
     auto found = tries_.find({branch, full_steps});
     if (found == tries_.end()) {
       found = tries_.emplace(std::pair(branch, full_steps), psnr_of(tuned_on_, branch, full_steps)).first;
@@ -119,8 +119,8 @@ class Tuner {
     const auto tuned = search_full_steps(num_steps_, uniform, score_of, kLeastGain);
     result_.points.push_back({.policy = policy(branch, tuned),
                               .speedup = costs_.at(branch).speedup(count),
-                              .uniform_psnr_db = score(branch, uniform),
-                              .tuned_psnr_db = score(branch, tuned),
+                              .uniform_psnr_db = tries_.at({branch, uniform}),
+                              .tuned_psnr_db = tries_.at({branch, tuned}),
                               .held_out_uniform_psnr_db = psnr_of(held_out_, branch, uniform),
                               .held_out_psnr_db = psnr_of(held_out_, branch, tuned)});
   }
