@@ -75,12 +75,15 @@ inline void add_cache_flags(CLI::App& app, Options& o) {
                  "Of the polynomial by which cached steps forecast the feature; 0: the latest as it is")
       ->capture_default_str();
   static const std::map<std::string, SkipMode> modes{
-      {"uniform", SkipMode::kUniform}, {"quad", SkipMode::kQuad},           {"center", SkipMode::kCenter},
-      {"list", SkipMode::kList},       {"timesteps", SkipMode::kTimesteps}, {"adaptive", SkipMode::kAdaptive}};
+      {"uniform", SkipMode::kUniform},  {"even", SkipMode::kEven}, {"quad", SkipMode::kQuad},
+      {"center", SkipMode::kCenter},    {"list", SkipMode::kList}, {"timesteps", SkipMode::kTimesteps},
+      {"adaptive", SkipMode::kAdaptive}};
   app.add_option("--skip-mode", o.request.cache.skip_mode,
-                 "How full steps are spread: uniform (default), quad (denser at the start), center (about --center), "
-                 "list (--full-steps), timesteps (--timestep-distance) or adaptive (--tolerance)")
-      ->transform(CLI::CheckedTransformer(modes).description("uniform, quad, center, list, timesteps or adaptive"))
+                 "How full steps are spread: uniform (default), even (to the last step but one), quad (denser at the "
+                 "start), center (about --center), list (--full-steps), timesteps (--timestep-distance) or adaptive "
+                 "(--tolerance)")
+      ->transform(
+          CLI::CheckedTransformer(modes).description("uniform, even, quad, center, list, timesteps or adaptive"))
       ->type_name("");
   app.add_option("--pow", o.request.cache.pow, "Of quad and center: above 1; the higher, the less even")
       ->capture_default_str();

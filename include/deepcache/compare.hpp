@@ -33,7 +33,8 @@ struct CompareRequest {
   std::vector<std::string> prompts;
   StableDiffusionParams params = {};
 
-  /// Each, 2 or more, is run as plain DeepCache, with forecasts, and as an uncached run of fewer steps, as many as cost
+  /// Each, 2 or more, is run as plain DeepCache, with forecasts, with forecasts and as many full steps spread evenly to
+  /// the last but one (`SkipMode::kEven`; if these are others), and as an uncached run of fewer steps, as many as cost
   /// the same multiply-accumulates.
   std::vector<std::int64_t> intervals = {2, 3, 5, 10};
   std::vector<double> tolerances = {0.1, 0.18, 0.3};  ///< of adaptive refreshes (`SkipMode::kAdaptive`)

@@ -32,14 +32,14 @@ enum class StepCounting {
               ///< DeepCacheSDHelper (extension/deepcache.py) counts. PLMS repeats a timestep: 0, 1, 1, 3, ...
 };
 
-/// Which steps are full: by `make_uniform_policy`, `make_quad_policy`, `make_center_policy`, `make_list_policy` or
-/// `make_timestep_policy`. kQuad, kCenter and kTimesteps need to know the run's timesteps: pipelines tell, and
-/// `UNet::begin_run` does in a loop of one's own.
+/// Which steps are full: by `make_uniform_policy`, `make_even_policy`, `make_quad_policy`, `make_center_policy`,
+/// `make_list_policy` or `make_timestep_policy`. kEven, kQuad, kCenter and kTimesteps need to know the run's timesteps:
+/// pipelines tell, and `UNet::begin_run` does in a loop of one's own.
 ///
 /// kAdaptive decides by the UNet's first input, the sample: a step is full where that is farther than `tolerance` from
 /// what it was at the last full step, by norm and relative to itself, all items of a batch together. On other devices
 /// than the CPU that waits for the device in each step.
-enum class SkipMode { kUniform, kQuad, kCenter, kList, kTimesteps, kAdaptive };
+enum class SkipMode { kUniform, kEven, kQuad, kCenter, kList, kTimesteps, kAdaptive };
 
 /// Defaults are those of Python's DeepCacheSDHelper.set_params, but for `forecast_order`, which it doesn't have.
 struct CacheParams {
@@ -48,7 +48,8 @@ struct CacheParams {
   std::string cache_module = {};     ///< if not empty, names the place instead: "up_blocks.3.resnets.2", or its end
   /// The feature of a cached step: 0: the latest as it is, as in DeepCache; 1, 2: forecast by a polynomial of that
   /// order through the latest 2 or 3, which are held. It is followed only as far as would have been best at the latest
-  /// full step (`FeatureHistory` in src/core). docs/quality.md has what it gives.
+  /// full step (`FeatureHistory` in src/core), and not in guided runs whose scheduler adds noise, where it was worse:
+  /// see `RunTraits`. docs/quality.md has what it gives.
   std::int64_t forecast_order = 1;
   SkipMode skip_mode = SkipMode::kUniform;
   double pow = 1.2;         ///< of kQuad and kCenter: above 1, to 10; the higher, the less even

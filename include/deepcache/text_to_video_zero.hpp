@@ -89,7 +89,7 @@ class TextToVideoZeroPipeline {
   /// Makes one video. The UNet is run in three parts: on the first frame to t1, on it again to t0, and on all frames
   /// from t1 to the end. Each part's first step is full, as in DeepCache's own pipeline
   /// (sd/pipeline_text_to_video_zero.py); all three are one run in the helper's statistics.
-  /// SkipMode::kQuad and kCenter place full steps in each part by itself, so that a center must lie within each.
+  /// SkipMode::kEven, kQuad and kCenter place full steps in each part by itself, so that a center must lie within each.
   /// @throws std::invalid_argument if a parameter is out of its range (the message names the range).
   TextToVideoZeroResult operator()(const std::string& prompt, const TextToVideoZeroParams& params = {});
 

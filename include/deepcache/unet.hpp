@@ -108,7 +108,7 @@ class UNet {
   c10::IValue forward(std::vector<c10::IValue> inputs) const;
 
   /// Tells the enabled helper, if there is one, that the next call begins a run. Pipelines call this themselves.
-  /// @param timesteps  the schedule of the run; needed by `StepCounting::kTimesteps`, `SkipMode::kQuad` and `kCenter`
+  /// @param timesteps  the schedule of the run; needed by `StepCounting::kTimesteps`, `SkipMode::kEven`, `kQuad`, ...
   /// @throws std::invalid_argument if `CacheParams::strict` refuses the run.
   void begin_run(std::span<const double> timesteps = {}, const RunTraits& traits = {}) const;
 

@@ -112,6 +112,7 @@ std::shared_ptr<const CachePolicy> choose_unwindowed_policy(const CacheParams& p
   if (schedule.empty()) return nullptr;
   const auto num_steps = static_cast<std::int64_t>(schedule.size());
   if (params.skip_mode == SkipMode::kTimesteps) return make_timestep_policy(schedule, params.timestep_distance);
+  if (params.skip_mode == SkipMode::kEven) return make_even_policy(num_steps, params.cache_interval);
   if (params.skip_mode == SkipMode::kQuad) return make_quad_policy(num_steps, params.cache_interval, params.pow);
   return make_center_policy(num_steps, params.cache_interval, params.center, params.pow);
 }
@@ -134,6 +135,7 @@ void check_params(const CacheParams& params) {
   if (params.policy) return;
   if (params.skip_mode == SkipMode::kAdaptive) AdaptivePolicy{params};
   if (params.skip_mode == SkipMode::kTimesteps) make_timestep_policy({}, params.timestep_distance);
+  if (params.skip_mode == SkipMode::kEven) make_even_policy(1, params.cache_interval);
   if (params.skip_mode != SkipMode::kQuad && params.skip_mode != SkipMode::kCenter) return;
   const auto center = params.skip_mode == SkipMode::kCenter ? params.center : 0;
   check_non_uniform({.cache_interval = params.cache_interval, .center = center, .pow = params.pow});
@@ -176,25 +178,25 @@ struct Helper::Impl : UNetHook {
     contexts.clear();
     steps.clear();
     timesteps.clear();
-    guided = false;
+    traits = {};
     policy = choose_policy(params, {});
   }
 
-  void begin_run(std::span<const double> schedule, const RunTraits& traits) override {
-    auto steps_before = traits.continues ? std::move(steps) : std::vector<Step>();
+  void begin_run(std::span<const double> schedule, const RunTraits& run) override {
+    auto steps_before = run.continues ? std::move(steps) : std::vector<Step>();
     reset();
     steps = std::move(steps_before);
-    if (caches(params)) judge(schedule, traits);
+    traits = run;
+    if (caches(params)) judge(schedule);
     check_argument(params.num_steps == 0 || schedule.empty() || std::cmp_equal(params.num_steps, schedule.size()),
                    "the full steps are for runs of {} calls of the UNet, got a run of {}", params.num_steps,
                    schedule.size());
     policy = choose_policy(params, schedule);
-    guided = traits.guided;
     timesteps.assign(schedule.begin(), schedule.end());
   }
 
   /// Of runs in which caching is known to change pictures more (docs/quality.md).
-  void judge(std::span<const double> schedule, const RunTraits& traits) {
+  void judge(std::span<const double> schedule) {
     const auto size = traits.schedule_size != 0 ? traits.schedule_size : static_cast<std::int64_t>(schedule.size());
     std::string concern;
     if (traits.adds_noise) concern = "the scheduler adds noise in its steps, which no feature of an earlier step knows";
@@ -217,13 +219,15 @@ struct Helper::Impl : UNetHook {
 
   c10::IValue step(std::vector<c10::IValue> inputs) {
     backend().check_inputs(inputs);
-    check_argument(
-        policy != nullptr,
-        "SkipMode::kQuad, kCenter and kTimesteps, full_first and full_last need the run's number of steps: begin each "
-        "run by unet.begin_run(timesteps), not by reset()");
+    check_argument(policy != nullptr,
+                   "SkipMode::kEven, kQuad, kCenter and kTimesteps, full_first and full_last need the run's number of "
+                   "steps: begin "
+                   "each run by unet.begin_run(timesteps), not by reset()");
     check_argument(!is_adaptive(params) || inputs.at(0).isTensor(),
                    "SkipMode::kAdaptive needs the sample, a tensor, as the UNet's first input");
-    FeatureHistory empty(params.forecast_order, policy->num_forecast_weights(), guided);
+    // Guidance multiplies the noise in the halves' difference too: there forecasts are worse than the latest feature.
+    const auto forecast_order = traits.guided && traits.adds_noise ? 0 : params.forecast_order;
+    FeatureHistory empty(forecast_order, policy->num_forecast_weights(), traits.guided);
     auto& state = contexts.try_emplace(context, std::move(empty)).first->second;
     auto signature = signature_of(inputs);
     if (state.signature != signature) state.features.clear();
@@ -238,7 +242,7 @@ struct Helper::Impl : UNetHook {
         latest_inputs = shapes_of(inputs);
         profile.reset();
       }
-      const bool needs_only_latest = params.forecast_order == 0 && policy->num_forecast_weights() <= 1;
+      const bool needs_only_latest = forecast_order == 0 && policy->num_forecast_weights() <= 1;
       if (!caches(params) || (needs_only_latest && policy->is_full_step(index + 1))) {  // no step would use the feature
         state.features.clear();
         output = recorded ? recorded->run(inputs, branch) : backend().run(std::move(inputs), state.conditioning);
@@ -292,7 +296,7 @@ struct Helper::Impl : UNetHook {
   std::string context;
   std::map<std::string, Context> contexts;
   std::vector<double> timesteps;
-  bool guided = false;  // what begin_run said of the batches
+  RunTraits traits;  // of the run, if begin_run told
   std::vector<Step> steps;
   Signature latest_signature;              // of the latest full step
   std::vector<c10::IValue> latest_inputs;  // shapes only

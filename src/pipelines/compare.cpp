@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <ranges>
 #include <utility>
 
 #include "error.hpp"
@@ -38,6 +39,12 @@ std::vector<Way> fewer_steps(const CompareRequest& request, const StepCost& cost
   return ways;
 }
 
+/// Whether the policy differs in a run from full steps every so many.
+bool is_new(const CachePolicy& policy, std::int64_t interval, std::int64_t num_steps) {
+  const auto steps = std::views::iota(std::int64_t{0}, num_steps);
+  return std::ranges::any_of(steps, [&](auto step) { return policy.is_full_step(step) != (step % interval == 0); });
+}
+
 std::vector<Way> make_ways(const CompareRequest& request, const StepCost& cost) {
   std::vector<Way> ways{{.name = "full", .kind = "full"}};
   const auto add = [&](const std::string& kind, const std::string& settings, CacheParams cache) {
@@ -49,6 +56,10 @@ std::vector<Way> make_ways(const CompareRequest& request, const StepCost& cost) 
   for (const auto interval : request.intervals)
     add("forecast", fmt::format("every {}", interval),
         {.cache_interval = interval, .forecast_order = request.forecast_order});
+  for (const auto interval : request.intervals)
+    if (is_new(*make_even_policy(cost.num_steps, interval), interval, cost.num_steps))
+      add("even", fmt::format("1 of {}", interval),
+          {.cache_interval = interval, .forecast_order = request.forecast_order, .skip_mode = SkipMode::kEven});
   for (const auto tolerance : request.tolerances)
     add("adaptive", fmt::format("{:g}", tolerance),
         {.forecast_order = request.forecast_order, .skip_mode = SkipMode::kAdaptive, .tolerance = tolerance});

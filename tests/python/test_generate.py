@@ -229,6 +229,7 @@ class OutputTest(GenerateTest):
             (generate, {"--eta": 0.5}, [0, 1, 4]),
             (generate, {"--cache-interval": 3}, [0, 3]),
             (txt2img, {"--skip-mode": "list", "--full-steps": "0,2"}, [0, 2]),
+            (txt2img, {"--skip-mode": "even", "--cache-interval": 2}, [0, 2, 3]),
             (generate, {"--steps": 6}, [0, 3]),
             (generate, {"--scheduler": "unipc"}, [0, 3]),
             (generate, {"-i": "i.png", "--strength": 0.8}, [0, 3]),
@@ -272,9 +273,9 @@ class OutputTest(GenerateTest):
         )  # fmt: skip
         self.assertEqual(result.returncode, 0, result.stderr)
         ways = json.loads((self.folder / "r.json").read_text())["ways"]
-        kinds = ["full", "DeepCache", "DeepCache", "forecast", "forecast", "adaptive", "tuned", "fewer steps"]
-        self.assertEqual([way["kind"] for way in ways][:8], kinds)
-        self.assertEqual([way["full_steps"] for way in ways][:5], [4, 2, 2, 2, 2])
+        kinds = ["full", "DeepCache", "DeepCache", "forecast", "forecast", "even", "adaptive", "tuned", "fewer steps"]
+        self.assertEqual([way["kind"] for way in ways][:9], kinds)
+        self.assertEqual([way["full_steps"] for way in ways][:6], [4, 2, 2, 2, 2, 2])
         for way in ways:
             self.assertRegex(result.stdout, rf"(?m)^{way['name']} +\d")
         page = (self.folder / "comparison.html").read_text()

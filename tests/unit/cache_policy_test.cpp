@@ -113,6 +113,25 @@ TEST(NonUniformPolicyErrors, OutOfRange) {
   expect_error<std::invalid_argument>([] { make_quad_policy(50, 5, 0.5); }, {"pow must be above 1, to 10, got 0.5"});
 }
 
+TEST(EvenPolicy, FullFromTheFirstToTheLastStepButOne) {
+  const auto full_steps = [](std::int64_t num_steps, std::int64_t interval) {
+    return full_steps_of(*make_even_policy(num_steps, interval), num_steps);
+  };
+  EXPECT_EQ(full_steps(50, 5), (std::vector<std::int64_t>{0, 5, 11, 16, 21, 27, 32, 37, 43, 48}));
+  EXPECT_EQ(full_steps(50, 10), (std::vector<std::int64_t>{0, 12, 24, 36, 48}));
+  EXPECT_EQ(full_steps(50, 3), full_steps_of(*make_uniform_policy(3), 50));
+  EXPECT_EQ(full_steps(4, 2), (std::vector<std::int64_t>{0, 2}));
+  EXPECT_EQ(full_steps(3, 1), (std::vector<std::int64_t>{0, 1, 2}));
+  EXPECT_EQ(full_steps(7, 7), (std::vector<std::int64_t>{0}));
+  for (std::int64_t steps = 1; steps < 60; ++steps)
+    for (std::int64_t interval = 1; interval < 12; ++interval)
+      EXPECT_EQ(full_steps(steps, interval).size(), full_steps_of(*make_uniform_policy(interval), steps).size());
+  EXPECT_TRUE(make_even_policy(7, 7)->is_full_step(7));
+  EXPECT_EQ(make_even_policy(50, 5)->describe(), "evenly to the last step but one, 1 of 5 steps in a run of 50");
+  expect_error<std::invalid_argument>([] { make_even_policy(0, 2); }, {"number of steps", "got 0"});
+  expect_error<std::invalid_argument>([] { make_even_policy(9, 0); }, {"cache_interval", "got 0"});
+}
+
 TEST(ListPolicy, FullAtTheseSteps) {
   const auto policy = make_list_policy({0, 2, 7});
   EXPECT_EQ(full_steps_of(*policy, 10), (std::vector<std::int64_t>{0, 2, 7}));

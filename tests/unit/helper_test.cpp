@@ -323,6 +323,12 @@ TEST(HelperForecast, OfAGuidedRunWaitsUntilItCanJudge) {
   for (const std::size_t i : {7, 8}) EXPECT_LT(guided[i], 0.6 * reuse[i]) << i;
 }
 
+TEST(HelperForecast, NotInAGuidedRunThatAddsNoise) {
+  const auto reuse = errors({.cache_interval = 3, .forecast_order = 0}, 12);
+  EXPECT_EQ(errors({.cache_interval = 3}, 12, {.adds_noise = true, .guided = true}), reuse);
+  EXPECT_NE(errors({.cache_interval = 3}, 12, {.adds_noise = true}), reuse);
+}
+
 TEST(HelperForecast, OfAGuidedRunNeedsTwoHalves) {
   const auto unet = test_unet();
   Helper helper(unet);
@@ -557,6 +563,7 @@ TEST(Helper, ListsTimestepsAndWindows) {
       if (step.full) steps.push_back(static_cast<int>(step.step_index));
     EXPECT_EQ(steps, expected);
   };
+  expect({.cache_interval = 3, .skip_mode = SkipMode::kEven}, {0, 3, 5, 8});
   expect({.skip_mode = SkipMode::kList, .full_steps = {0, 1, 5}}, {0, 1, 5});
   expect({.skip_mode = SkipMode::kTimesteps, .timestep_distance = 100}, {0, 3, 4, 6, 7, 9});
   expect({.cache_interval = 4, .full_first = 2, .full_last = 3}, {0, 1, 4, 7, 8, 9});
@@ -601,6 +608,7 @@ TEST(Helper, NonUniformModesOutOfRange) {
   expect({.cache_interval = 0, .skip_mode = SkipMode::kQuad}, "cache_interval must be 1 or above, got 0");
   expect({.cache_interval = 3, .skip_mode = SkipMode::kQuad, .pow = 1}, "pow must be above 1, to 10, got 1");
   expect({.cache_interval = 3, .skip_mode = SkipMode::kCenter, .center = -1}, "center must be 0 or above, got -1");
+  expect({.cache_interval = 0, .skip_mode = SkipMode::kEven}, "cache_interval must be 1 or above, got 0");
   helper.set_params({.cache_interval = 2, .skip_mode = SkipMode::kCenter, .pow = 1.4, .center = 25});
   helper.enable();
   const std::vector<double> schedule(50);
