@@ -64,8 +64,8 @@ struct Terms {
   explicit Terms(std::span<const torch::Tensor> tensors) {
     for (const auto& tensor : tensors) data.push_back(tensor.const_data_ptr<T>());
   }
-  /// As latest * (sum of weights) + weight * (term - latest) + ...: exact where all terms are equal and weights sum
-  /// to 1.
+  /// As latest * (sum of weights) + share * weight * (term - latest) + ...: exact where all terms are equal and weights
+  /// sum to 1.
   void add_up(std::span<const double> weights, double share, std::int64_t begin, std::int64_t count,
               Sums<T>& sums) const {
     using Sum = at::opmath_type<T>;
@@ -75,6 +75,7 @@ struct Terms {
     for (std::int64_t i = 0; i < count; ++i) sum[i] = total * static_cast<Sum>(latest[i]);
     add_move(weights, share, begin, count, sums);
   }
+  /// The same without the first summand, added to the sums.
   void add_move(std::span<const double> weights, double share, std::int64_t begin, std::int64_t count,
                 Sums<T>& sums) const {
     using Sum = at::opmath_type<T>;
