@@ -225,9 +225,7 @@ struct Helper::Impl : UNetHook {
                    "each run by unet.begin_run(timesteps), not by reset()");
     check_argument(!is_adaptive(params) || inputs.at(0).isTensor(),
                    "SkipMode::kAdaptive needs the sample, a tensor, as the UNet's first input");
-    // Guidance multiplies the noise in the halves' difference too: there forecasts are worse than the latest feature.
-    const auto forecast_order = traits.guided && traits.adds_noise ? 0 : params.forecast_order;
-    FeatureHistory empty(forecast_order, policy->num_forecast_weights(), traits.guided);
+    FeatureHistory empty(forecast_order(), policy->num_forecast_weights(), traits.guided);
     auto& state = contexts.try_emplace(context, std::move(empty)).first->second;
     auto signature = signature_of(inputs);
     if (state.signature != signature) state.features.clear();
@@ -242,8 +240,7 @@ struct Helper::Impl : UNetHook {
         latest_inputs = shapes_of(inputs);
         profile.reset();
       }
-      const bool needs_only_latest = forecast_order == 0 && policy->num_forecast_weights() <= 1;
-      if (!caches(params) || (needs_only_latest && policy->is_full_step(index + 1))) {  // no step would use the feature
+      if (!is_feature_needed(index)) {
         state.features.clear();
         output = recorded ? recorded->run(inputs, branch) : backend().run(std::move(inputs), state.conditioning);
       } else {
@@ -264,6 +261,17 @@ struct Helper::Impl : UNetHook {
     steps.back().timer.stop();
     ++state.calls;
     return output;
+  }
+
+  std::int64_t forecast_order() const {
+    // Guidance multiplies what the noise does to the halves' difference: there the latest feature is nearer.
+    return traits.guided && traits.adds_noise ? 0 : params.forecast_order;
+  }
+
+  /// Whether a later step would use the feature of this full one.
+  bool is_feature_needed(std::int64_t index) const {
+    const bool needs_only_latest = forecast_order() == 0 && policy->num_forecast_weights() <= 1;
+    return caches(params) && !(needs_only_latest && policy->is_full_step(index + 1));
   }
 
   /// SkipMode::kAdaptive: whether the sample has moved too far from that of the last full step, or that is too long
