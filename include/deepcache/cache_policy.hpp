@@ -44,7 +44,7 @@ std::shared_ptr<const CachePolicy> make_uniform_policy(std::int64_t cache_interv
 /// Of a run of `num_steps` calls, as many full steps as `make_uniform_policy` has, evenly spread from the first to the
 /// last but one, which matters more than others (docs/quality.md): the k-th of n, from 0, at k * (num_steps - 2) / (n -
 /// 1), rounded. Steps beyond `num_steps` are full.
-/// @throws std::invalid_argument if an argument is below 1.
+/// @throws std::invalid_argument if an argument is out of its range.
 std::shared_ptr<const CachePolicy> make_even_policy(std::int64_t num_steps, std::int64_t cache_interval);
 
 /// Non-uniform 1:N of a run of `num_steps` calls (section 3.2; `sample_from_quad` of the original's

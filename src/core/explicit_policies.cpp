@@ -26,32 +26,6 @@ class ListPolicy : public CachePolicy {
   std::vector<std::int64_t> full_steps_;
 };
 
-/// Of `make_even_policy`; 0, 1, 2, ... where there are as many full steps as steps.
-std::vector<std::int64_t> even_steps(std::int64_t num_steps, std::int64_t cache_interval) {
-  check_argument(num_steps >= 1, "the number of steps must be 1 or above, got {}", num_steps);
-  check_argument(cache_interval >= 1, "cache_interval must be 1 or above, got {}", cache_interval);
-  const auto count = (num_steps + cache_interval - 1) / cache_interval;
-  const auto last = std::max(num_steps - 2, count - 1), intervals = std::max<std::int64_t>(1, count - 1);
-  std::vector<std::int64_t> full_steps;
-  for (std::int64_t k = 0; k < count; ++k) full_steps.push_back((2 * k * last + intervals) / (2 * intervals));
-  return full_steps;
-}
-
-class EvenPolicy : public ListPolicy {
- public:
-  EvenPolicy(std::int64_t num_steps, std::int64_t cache_interval)
-      : ListPolicy(even_steps(num_steps, cache_interval)), num_steps_(num_steps), cache_interval_(cache_interval) {}
-  bool is_full_step(std::int64_t step_index) const override {
-    return step_index >= num_steps_ || ListPolicy::is_full_step(step_index);
-  }
-  std::string describe() const override {
-    return fmt::format("evenly to the last step but one, 1 of {} steps in a run of {}", cache_interval_, num_steps_);
-  }
-
- private:
-  std::int64_t num_steps_, cache_interval_;
-};
-
 class TimestepPolicy : public CachePolicy {
  public:
   TimestepPolicy(std::span<const double> timesteps, double distance) : distance_(distance) {
@@ -104,10 +78,6 @@ class WindowPolicy : public CachePolicy {
 
 std::shared_ptr<const CachePolicy> make_list_policy(std::vector<std::int64_t> full_steps) {
   return std::make_shared<ListPolicy>(std::move(full_steps));
-}
-
-std::shared_ptr<const CachePolicy> make_even_policy(std::int64_t num_steps, std::int64_t cache_interval) {
-  return std::make_shared<EvenPolicy>(num_steps, cache_interval);
 }
 
 std::shared_ptr<const CachePolicy> make_timestep_policy(std::span<const double> timesteps, double distance) {

@@ -1,5 +1,6 @@
 #include "core/non_uniform_policy.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <complex>
 #include <numbers>
@@ -78,6 +79,28 @@ std::vector<std::int64_t> center_steps(std::int64_t num_steps, std::int64_t n, s
   return steps;
 }
 
+/// 0, 1, 2, ... where there are as many full steps as steps.
+std::vector<std::int64_t> even_steps(std::int64_t num_steps, std::int64_t n) {
+  const auto last = std::max(num_steps - 2, n - 1), intervals = std::max<std::int64_t>(1, n - 1);
+  std::vector<std::int64_t> steps;
+  for (std::int64_t k = 0; k < n; ++k) steps.push_back((2 * k * last + intervals) / (2 * intervals));
+  return steps;
+}
+
+void check_cache_interval(std::int64_t cache_interval) {
+  check_argument(cache_interval >= 1, "cache_interval must be 1 or above, got {}", cache_interval);
+}
+
+void check_num_steps(std::int64_t num_steps) {
+  check_argument(num_steps >= 1 && num_steps <= kMostSteps, "the number of steps must be 1 to {}, got {}", kMostSteps,
+                 num_steps);
+}
+
+/// As many as every `cache_interval`-th step gives.
+std::int64_t count_full_steps(std::int64_t num_steps, std::int64_t cache_interval) {
+  return (num_steps + cache_interval - 1) / cache_interval;
+}
+
 class NonUniformPolicy : public CachePolicy {
  public:
   NonUniformPolicy(const std::vector<std::int64_t>& full_steps, std::int64_t num_steps, std::string description)
@@ -100,13 +123,12 @@ template <typename MakeSteps>
 std::shared_ptr<const CachePolicy> make_policy(std::int64_t num_steps, const NonUniform& rule, const std::string& name,
                                                const MakeSteps& make_steps) {
   check_non_uniform(rule);
-  check_argument(num_steps >= 1 && num_steps <= kMostSteps, "the number of steps must be 1 to {}, got {}", kMostSteps,
-                 num_steps);
+  check_num_steps(num_steps);
   check_argument(rule.center <= num_steps, "center must be 0 to the run's {} steps, got {}", num_steps, rule.center);
   if (rule.cache_interval == 1) return make_uniform_policy(1);
   const auto description =
       fmt::format("{}, pow {:g}, 1 of {} steps in a run of {}", name, rule.pow, rule.cache_interval, num_steps);
-  const auto n = (num_steps + rule.cache_interval - 1) / rule.cache_interval;
+  const auto n = count_full_steps(num_steps, rule.cache_interval);
   double pow = rule.pow;
   while (pow > 1) {
     const auto steps = make_steps(n, pow);
@@ -122,9 +144,17 @@ std::shared_ptr<const CachePolicy> make_policy(std::int64_t num_steps, const Non
 }  // namespace
 
 void check_non_uniform(const NonUniform& rule) {
-  check_argument(rule.cache_interval >= 1, "cache_interval must be 1 or above, got {}", rule.cache_interval);
+  check_cache_interval(rule.cache_interval);
   check_argument(rule.pow > 1 && rule.pow <= kLargestPow, "pow must be above 1, to {}, got {}", kLargestPow, rule.pow);
   check_argument(rule.center >= 0, "center must be 0 or above, got {}", rule.center);
+}
+
+std::shared_ptr<const CachePolicy> make_even_policy(std::int64_t num_steps, std::int64_t cache_interval) {
+  check_cache_interval(cache_interval);
+  check_num_steps(num_steps);
+  return std::make_shared<NonUniformPolicy>(
+      even_steps(num_steps, count_full_steps(num_steps, cache_interval)), num_steps,
+      fmt::format("evenly to the last step but one, 1 of {} steps in a run of {}", cache_interval, num_steps));
 }
 
 std::shared_ptr<const CachePolicy> make_quad_policy(std::int64_t num_steps, std::int64_t cache_interval, double pow) {

@@ -9,9 +9,9 @@ if(MODE STREQUAL "package")
   run(${CMAKE_COMMAND} --install ${BUILD_DIR} --prefix ${WORK_DIR}/prefix)
   list(APPEND flags -DCMAKE_BUILD_TYPE=Release -Ddeepcache_ROOT=${WORK_DIR}/prefix)
 else()
-  # Unoptimized, and by sixteens: it is compiled in a fifth of the time.
+  # Unoptimized, and many sources at once: it is compiled in less than half of the time.
   list(APPEND flags -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG= -DCMAKE_UNITY_BUILD=ON
-       -DCMAKE_UNITY_BUILD_BATCH_SIZE=16 -DDEEPCACHE_CPU_KERNELS=OFF -DDEEPCACHE_SOURCE_DIR=${SOURCE_DIR})
+       -DDEEPCACHE_CPU_KERNELS=OFF -DDEEPCACHE_SOURCE_DIR=${SOURCE_DIR})
 endif()
 run(${CMAKE_COMMAND} -S ${CMAKE_CURRENT_LIST_DIR} -B ${WORK_DIR}/build ${flags})
 run(${CMAKE_COMMAND} --build ${WORK_DIR}/build --target consumer)
