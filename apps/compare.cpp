@@ -55,8 +55,7 @@ void run(CompareFlags& flags) {
 
 void add_compare(CLI::App& app) {
   auto* command = app.add_subcommand(
-      "compare",
-      "Runs a model uncached, as DeepCache, with forecasts, evenly, adaptively and in fewer steps, side by side");
+      "compare", "Runs a model uncached, as DeepCache, with forecasts in four ways, and in fewer steps, side by side");
   auto flags = std::make_shared<CompareFlags>();
   cli::add_request_flags(*command, *flags);
   cli::add_load_flags(*command, *flags);

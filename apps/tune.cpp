@@ -70,7 +70,7 @@ void add_tune(CLI::App& app, int& exit_code) {
   target->add_option("--speedup", flags->speedup, "Of the steps, by multiply-accumulates: finds as many as allow it");
   command
       ->add_option("--cache-branch-id", flags->tune.cache_branch_ids,
-                   "Skip branches to try, such as 0,1; default: 0, the shallowest")
+                   "Skip branches to try, such as 0,-1; -1 forecasts the output; default: 0, the shallowest")
       ->delimiter(',')
       ->allow_extra_args(false);
   command->add_option("--forecast-order", flags->tune.forecast_order, "Of the polynomial that cached steps follow")

@@ -37,6 +37,11 @@ inline std::vector<c10::IValue> unet_inputs(const std::string& variant = "sd1", 
           torch::randn({batch, 24, variant == "sd2" ? 48 : 32}, generator)};
 }
 
+/// What one of them, "sd1", says to random inputs.
+inline torch::Tensor call(const UNet& unet, int seed, std::int64_t batch = 1, std::int64_t side = 8) {
+  return first_tensor(unet.forward(unet_inputs("sd1", seed, batch, side, side)));
+}
+
 /// A network from TorchScript source, with no control flow unless the source has some: it looks like a traced one.
 inline torch::jit::Module make_module(const std::string& source) {
   torch::jit::Module module("network");
@@ -44,6 +49,15 @@ inline torch::jit::Module make_module(const std::string& source) {
   module.define(source);
   module.eval();
   return module;
+}
+
+/// Its feature is a parabola in the timestep, and passes to the output.
+inline torch::jit::Module parabola() {
+  return make_module(R"(
+    def forward(self, x, timestep):
+        h = torch.conv2d(x, self.weight) * (1.0 + 0.5 * timestep + 0.25 * timestep * timestep)
+        return torch.cat([h, x], 1)
+  )");
 }
 
 }  // namespace deepcache

@@ -69,7 +69,8 @@ inline void add_cache_flags(CLI::App& app, Options& o) {
   app.add_option("--cache-interval", o.request.cache.cache_interval,
                  "Full at every Nth call of the UNet (a step, but for Heun); 1: always")
       ->capture_default_str();
-  app.add_option("--cache-branch-id", o.request.cache.cache_branch_id, "Skip branch to cut at; 0: shallowest")
+  app.add_option("--cache-branch-id", o.request.cache.cache_branch_id,
+                 "Skip branch to cut at; 0: shallowest; -1: none, the output is forecast")
       ->capture_default_str();
   app.add_option("--forecast-order", o.request.cache.forecast_order,
                  "Of the polynomial by which cached steps forecast the feature; 0: the latest as it is")

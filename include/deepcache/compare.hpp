@@ -34,8 +34,8 @@ struct CompareRequest {
   StableDiffusionParams params = {};
 
   /// Each, 2 or more, is run as plain DeepCache, with forecasts, with forecasts and as many full steps spread evenly to
-  /// the last but one (`SkipMode::kEven`; if these are others), and as an uncached run of fewer steps, as many as cost
-  /// the same multiply-accumulates.
+  /// the last but one (`SkipMode::kEven`; if these are others), so with forecasts of the whole output (`kWholeOutput`),
+  /// and as an uncached run of fewer steps, as many as cost the same multiply-accumulates.
   std::vector<std::int64_t> intervals = {2, 3, 5, 10};
   std::vector<double> tolerances = {0.1, 0.18, 0.3};  ///< of adaptive refreshes (`SkipMode::kAdaptive`)
   std::int64_t cache_branch_id = 0;

@@ -41,10 +41,16 @@ enum class StepCounting {
 /// than the CPU that waits for the device in each step.
 enum class SkipMode { kUniform, kEven, kQuad, kCenter, kList, kTimesteps, kAdaptive };
 
+/// The `cache_branch_id` of no cut: the UNet's output itself is cached and forecast, and a cached step computes
+/// nothing. Then a cached step knows nothing of the sample, but costs nothing: with as many full steps pictures are
+/// farther from the uncached ones than with a branch, and at one speed, with more of them, they may be nearer
+/// (docs/quality.md).
+constexpr std::int64_t kWholeOutput = -1;
+
 /// Defaults are those of Python's DeepCacheSDHelper.set_params, but for `forecast_order`, which it doesn't have.
 struct CacheParams {
   std::int64_t cache_interval = 1;   ///< a full one in so many calls of the UNet (Heun makes two a step); 1: all
-  std::int64_t cache_branch_id = 0;  ///< the skip concatenation to cut at, counted back from the output
+  std::int64_t cache_branch_id = 0;  ///< the skip concatenation to cut at, counted back from the output; kWholeOutput
   std::string cache_module = {};     ///< if not empty, names the place instead: "up_blocks.3.resnets.2", or its end
   /// The feature of a cached step: 0: the latest as it is, as in DeepCache; 1, 2: forecast by a polynomial of that
   /// order through the latest 2 or 3, which are held. It is followed only as far as would have been best at the latest
@@ -82,7 +88,7 @@ struct CacheStats {
   std::vector<StepStats> steps;
   std::int64_t full_steps = 0;
   std::int64_t cached_steps = 0;
-  std::int64_t cache_branch_id = 0;  ///< where the UNet is cut, if by cache_module too
+  std::int64_t cache_branch_id = 0;  ///< where the UNet is cut, if by cache_module too; kWholeOutput
   std::string policy;  ///< which steps are full: `CachePolicy::describe()`; empty if only a run's begin will tell
   std::int64_t cache_bytes = 0;  ///< of features held now, all contexts together
   Macs full_step;                ///< of one full step, for the shapes of the latest full one

@@ -37,7 +37,7 @@ struct TuneRequest {
   /// checked with.
   std::vector<std::string> prompts;
   StableDiffusionParams params = {};
-  std::vector<std::int64_t> cache_branch_ids = {0};  ///< each is tuned by itself
+  std::vector<std::int64_t> cache_branch_ids = {0};  ///< each is tuned by itself; kWholeOutput too
   std::int64_t forecast_order = 1;
 
   // One of the three says what is looked for.
@@ -65,9 +65,10 @@ struct TuneResult {
   bool reached = true;            ///< false: `min_psnr` or `speedup` can't be reached, and the policy is the nearest
 };
 
-/// Starts from evenly spread full steps, and moves one after the other as long as the pictures come nearer to the
-/// uncached ones, by mean PSNR. The same result for the same request. Logs a warning if the policy found is worse than
-/// evenly spread full steps on the prompts that it wasn't tuned on: there were too few to tune on.
+/// Starts from evenly spread full steps, as `SkipMode::kUniform` or kEven has them, and moves one after the other as
+/// long as the pictures come nearer to the uncached ones, by mean PSNR. The same result for the same request. Logs a
+/// warning if the policy found is worse than evenly spread full steps on the prompts that it wasn't tuned on: there
+/// were too few to tune on.
 /// @throws std::invalid_argument for parameters out of their range, unless one target is given, or if `progress` is of
 ///         another request.
 /// @throws std::runtime_error if `progress` can't be read or written.

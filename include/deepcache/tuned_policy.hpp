@@ -20,7 +20,7 @@ namespace deepcache {
 /// Of runs of one number of steps.
 struct TunedPolicy {
   std::int64_t num_branches = 0;              ///< of the UNet that it is for
-  std::int64_t cache_branch_id = 0;           ///< 0 to num_branches - 1
+  std::int64_t cache_branch_id = 0;           ///< 0 to num_branches - 1, or kWholeOutput
   std::int64_t forecast_order = 1;            ///< 0 to 2
   std::string scheduler = {};                 ///< that it was tuned with (`Scheduler::name`)
   std::int64_t num_inference_steps = 0;       ///< likewise

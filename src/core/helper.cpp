@@ -47,8 +47,9 @@ bool ends_with_module(const std::string& path, const std::string& name) {
 std::int64_t find_branch(const CacheParams& params, const std::vector<std::string>& names) {
   const auto count = static_cast<std::int64_t>(names.size());
   if (params.cache_module.empty()) {
-    check_argument(params.cache_branch_id >= 0 && params.cache_branch_id < count,
-                   "cache_branch_id must be 0 to {} for this UNet, got {}", count - 1, params.cache_branch_id);
+    check_argument(params.cache_branch_id >= kWholeOutput && params.cache_branch_id < count,
+                   "cache_branch_id must be 0 to {} for this UNet, or {} for its whole output, got {}", count - 1,
+                   kWholeOutput, params.cache_branch_id);
     return params.cache_branch_id;
   }
   std::vector<std::int64_t> found;
@@ -153,6 +154,7 @@ struct Helper::Impl : UNetHook {
     Signature signature;                         // of the inputs that the features were computed from
     std::int64_t latest_full = 0;                // call
     torch::Tensor sample;                        // of that call, where SkipMode::kAdaptive needs it
+    c10::IValue output;                          // of that call, where kWholeOutput needs to know its structure
     Conditioning conditioning;                   // what steps of the context leave to the next
   };
   struct Step {
@@ -242,10 +244,9 @@ struct Helper::Impl : UNetHook {
       }
       if (!is_feature_needed(index)) {
         state.features.clear();
-        output = recorded ? recorded->run(inputs, branch) : backend().run(std::move(inputs), state.conditioning);
+        output = run(std::move(inputs), state);
       } else {
-        auto result = recorded ? recorded->run_full(inputs, branch)
-                               : backend().run_full(std::move(inputs), state.conditioning, branch);
+        auto result = run_full(std::move(inputs), state);
         steps.back().forecast_error = state.features.add(state.calls, std::move(result.feature));
         state.latest_full = state.calls;
         state.sample = sample;
@@ -255,12 +256,44 @@ struct Helper::Impl : UNetHook {
     } else {
       const auto weights = policy->forecast_weights(index);
       const auto feature = weights.empty() ? state.features.forecast(state.calls) : state.features.weighted(weights);
-      output = recorded ? recorded->run_shallow(inputs, feature, branch)
-                        : backend().run_shallow(std::move(inputs), state.conditioning, feature, branch);
+      output = run_cached(std::move(inputs), feature, state);
     }
     steps.back().timer.stop();
     ++state.calls;
     return output;
+  }
+
+  c10::IValue run(std::vector<c10::IValue> inputs, Context& state) {
+    return recorded ? recorded->run(inputs, branch) : backend().run(std::move(inputs), state.conditioning);
+  }
+
+  Backend::FullResult run_full(std::vector<c10::IValue> inputs, Context& state) {
+    if (branch == kWholeOutput) {
+      auto output = run(std::move(inputs), state);
+      std::vector<torch::Tensor> tensors;
+      state.output = map_tensors(output, [&](const torch::Tensor& tensor) {
+        return tensors.emplace_back(tensor.clone());  // the caller may write into its own
+      });
+      check_argument(tensors.size() == 1, "a UNet's whole output is cached where it is one tensor, got {} of them",
+                     tensors.size());
+      return {std::move(output), tensors[0]};
+    }
+    return recorded ? recorded->run_full(inputs, branch)
+                    : backend().run_full(std::move(inputs), state.conditioning, branch);
+  }
+
+  c10::IValue run_cached(std::vector<c10::IValue> inputs, const torch::Tensor& feature, Context& state) {
+    if (branch == kWholeOutput) return map_tensors(state.output, [&](const torch::Tensor&) { return feature.clone(); });
+    return recorded ? recorded->run_shallow(inputs, feature, branch)
+                    : backend().run_shallow(std::move(inputs), state.conditioning, feature, branch);
+  }
+
+  /// What a full and a cached step cost at the shapes of the latest full one.
+  const BranchProfile& current_profile() {
+    if (profile) return *profile;
+    profile = backend().profile(latest_inputs, std::max<std::int64_t>(branch, 0));
+    if (branch == kWholeOutput) profile->cached_step = {};
+    return *profile;
   }
 
   std::int64_t forecast_order() const {
@@ -324,7 +357,7 @@ void Helper::set_params(const CacheParams& params) {
   check_params(params);
   auto policy = choose_policy(params, impl_->timesteps);
   const auto branch = find_branch(params, impl_->backend().branch_names());
-  if (caches(params)) impl_->backend().check_branch(branch);
+  if (caches(params) && branch != kWholeOutput) impl_->backend().check_branch(branch);
   impl_->branch = branch;
   impl_->policy = std::move(policy);
   impl_->params = params;
@@ -386,11 +419,10 @@ CacheStats Helper::stats() const {
   }
   for (const auto& [name, context] : impl_->contexts) stats.cache_bytes += context.features.nbytes();
   if (!stats.steps.empty()) {
-    auto& profile = impl_->profile;
-    if (!profile) profile = impl_->backend().profile(impl_->latest_inputs, impl_->branch);
-    stats.full_step = profile->full_step;
-    stats.cached_step = profile->cached_step;
-    stats.macs_saved = stats.cached_steps * (profile->full_step.total() - profile->cached_step.total());
+    const auto& profile = impl_->current_profile();
+    stats.full_step = profile.full_step;
+    stats.cached_step = profile.cached_step;
+    stats.macs_saved = stats.cached_steps * (profile.full_step.total() - profile.cached_step.total());
   }
   return stats;
 }

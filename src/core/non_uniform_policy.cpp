@@ -79,14 +79,6 @@ std::vector<std::int64_t> center_steps(std::int64_t num_steps, std::int64_t n, s
   return steps;
 }
 
-/// 0, 1, 2, ... where there are as many full steps as steps.
-std::vector<std::int64_t> even_steps(std::int64_t num_steps, std::int64_t n) {
-  const auto last = std::max(num_steps - 2, n - 1), intervals = std::max<std::int64_t>(1, n - 1);
-  std::vector<std::int64_t> steps;
-  for (std::int64_t k = 0; k < n; ++k) steps.push_back((2 * k * last + intervals) / (2 * intervals));
-  return steps;
-}
-
 void check_cache_interval(std::int64_t cache_interval) {
   check_argument(cache_interval >= 1, "cache_interval must be 1 or above, got {}", cache_interval);
 }
@@ -149,11 +141,18 @@ void check_non_uniform(const NonUniform& rule) {
   check_argument(rule.center >= 0, "center must be 0 or above, got {}", rule.center);
 }
 
+std::vector<std::int64_t> even_full_steps(std::int64_t num_steps, std::int64_t count) {
+  const auto last = std::max(num_steps - 2, count - 1), intervals = std::max<std::int64_t>(1, count - 1);
+  std::vector<std::int64_t> steps;
+  for (std::int64_t k = 0; k < count; ++k) steps.push_back((2 * k * last + intervals) / (2 * intervals));
+  return steps;
+}
+
 std::shared_ptr<const CachePolicy> make_even_policy(std::int64_t num_steps, std::int64_t cache_interval) {
   check_cache_interval(cache_interval);
   check_num_steps(num_steps);
   return std::make_shared<NonUniformPolicy>(
-      even_steps(num_steps, count_full_steps(num_steps, cache_interval)), num_steps,
+      even_full_steps(num_steps, count_full_steps(num_steps, cache_interval)), num_steps,
       fmt::format("evenly to the last step but one, 1 of {} steps in a run of {}", cache_interval, num_steps));
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 namespace deepcache {
 
@@ -13,5 +14,8 @@ struct NonUniform {
 
 /// Throws std::invalid_argument for what is wrong whatever the number of steps.
 void check_non_uniform(const NonUniform& rule);
+
+/// `count` full steps, spread evenly from the first step to the last but one; 0, 1, 2, ... where that are all.
+std::vector<std::int64_t> even_full_steps(std::int64_t num_steps, std::int64_t count);
 
 }  // namespace deepcache

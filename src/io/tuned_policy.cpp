@@ -24,7 +24,7 @@ TunedPolicy read_policy(const nlohmann::json& json) {
   const auto version = integer("format_version", 0, kAny);
   check_data(version == kPolicyFormat, "format_version must be {}, got {}", kPolicyFormat, version);
   TunedPolicy policy{.num_branches = integer("num_branches", 1, kMostBranches)};
-  policy.cache_branch_id = integer("cache_branch_id", 0, policy.num_branches - 1);
+  policy.cache_branch_id = integer("cache_branch_id", kWholeOutput, policy.num_branches - 1);
   policy.forecast_order = integer("forecast_order", 0, 2);
   check_data(json.contains("scheduler") && json["scheduler"].is_string(), "\"scheduler\" must be there, and a name");
   policy.scheduler = json["scheduler"];

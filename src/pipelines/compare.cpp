@@ -48,7 +48,7 @@ bool is_new(const CachePolicy& policy, std::int64_t interval, std::int64_t num_s
 std::vector<Way> make_ways(const CompareRequest& request, const StepCost& cost) {
   std::vector<Way> ways{{.name = "full", .kind = "full"}};
   const auto add = [&](const std::string& kind, const std::string& settings, CacheParams cache) {
-    cache.cache_branch_id = request.cache_branch_id;
+    if (cache.cache_branch_id != kWholeOutput) cache.cache_branch_id = request.cache_branch_id;
     ways.push_back({.name = kind + ", " + settings, .kind = kind, .cache = std::move(cache)});
   };
   for (const auto interval : request.intervals)
@@ -60,6 +60,12 @@ std::vector<Way> make_ways(const CompareRequest& request, const StepCost& cost) 
     if (is_new(*make_even_policy(cost.num_steps, interval), interval, cost.num_steps))
       add("even", fmt::format("1 of {}", interval),
           {.cache_interval = interval, .forecast_order = request.forecast_order, .skip_mode = SkipMode::kEven});
+  for (const auto interval : request.intervals)
+    add("output", fmt::format("1 of {}", interval),
+        {.cache_interval = interval,
+         .cache_branch_id = kWholeOutput,
+         .forecast_order = request.forecast_order,
+         .skip_mode = SkipMode::kEven});
   for (const auto tolerance : request.tolerances)
     add("adaptive", fmt::format("{:g}", tolerance),
         {.forecast_order = request.forecast_order, .skip_mode = SkipMode::kAdaptive, .tolerance = tolerance});

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "core/non_uniform_policy.hpp"
 #include "error.hpp"
 #include "io/files.hpp"
 #include "log.hpp"
@@ -116,7 +117,9 @@ class Tuner {
   void add_point(std::int64_t branch, std::int64_t count) {
     const auto uniform = spread_full_steps(num_steps_, count);
     const auto score_of = [&](const FullSteps& tried, const SearchPass& pass) { return score(branch, tried, pass); };
-    const auto tuned = search_full_steps(num_steps_, uniform, score_of, kLeastGain);
+    const auto even = even_full_steps(num_steps_, count);
+    const auto& start = score(branch, even, {}) > score(branch, uniform, {}) ? even : uniform;
+    const auto tuned = search_full_steps(num_steps_, start, score_of, kLeastGain);
     result_.points.push_back({.policy = policy(branch, tuned),
                               .speedup = costs_.at(branch).speedup(count),
                               .uniform_psnr_db = tries_.at({branch, uniform}),

@@ -258,7 +258,9 @@ class BadInputTest(Txt2ImgTest):
 
     def test_flags(self):
         self.expect_refused("cache_interval must be 1 or above, got 0", "--cache-interval", 0)
-        self.expect_refused("cache_branch_id must be 0 to 11 for this UNet, got 12", "--cache-branch-id", 12)
+        self.expect_refused(
+            "cache_branch_id must be 0 to 11 for this UNet, or -1 for its whole output, got 12", "--cache-branch-id", 12
+        )
         self.expect_refused("from 1 to the 1000 training timesteps, not 0", "--steps", 0)
         self.expect_refused("not 1001", "--steps", 1001)
         self.expect_refused("width must be a positive multiple of 8.* 96 and 104", "-W", 100)

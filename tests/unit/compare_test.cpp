@@ -41,12 +41,13 @@ TEST_F(Compare, SaysOfEachWayWhatRunningItGives) {
   asked.further = {
       {.name = "first step only", .kind = "mine", .cache = {.skip_mode = SkipMode::kList, .full_steps = {0}}}};
   const auto comparison = compare(pipe, asked);
-  ASSERT_EQ(comparison.ways.size(), 10U);
+  ASSERT_EQ(comparison.ways.size(), 12U);
   std::vector<std::string> names;
   for (const auto& result : comparison.ways) names.push_back(result.way.name);
-  EXPECT_EQ(std::vector(names.begin(), names.begin() + 8),
+  EXPECT_EQ(std::vector(names.begin(), names.begin() + 10),
             (std::vector<std::string>{"full", "DeepCache, every 2", "DeepCache, every 4", "forecast, every 2",
-                                      "forecast, every 4", "even, 1 of 4", "adaptive, 0.05", "first step only"}));
+                                      "forecast, every 4", "even, 1 of 4", "output, 1 of 2", "output, 1 of 4",
+                                      "adaptive, 0.05", "first step only"}));
 
   Helper helper(pipe);
   helper.enable();
@@ -87,7 +88,7 @@ TEST_F(Compare, FewerStepsCostAsMuch) {
   const auto comparison = compare(pipe, request());
   for (std::size_t i = 0; i < 2; ++i) {
     const auto& cached = comparison.ways.at(1 + i).score;
-    const auto& fewer = comparison.ways.at(7 + i);
+    const auto& fewer = comparison.ways.at(9 + i);
     EXPECT_EQ(fewer.way.kind, "fewer steps");
     EXPECT_EQ(fewer.score.cached_steps, 0);
     EXPECT_NEAR(fewer.score.full_steps, 8 / cached.macs_speedup, 0.5);
@@ -115,7 +116,7 @@ TEST_F(Compare, IsShownAsTablePageAndSheet) {
   EXPECT_EQ(count(page, "sun &amp; &quot;moon&quot;"), 1U);
   EXPECT_EQ(count(page, "data:image/png;base64,iVBORw0KGgo"), 2 * comparison.ways.size());
   EXPECT_EQ(count(page, "<svg"), 2U);
-  EXPECT_EQ(count(page, "<polyline"), 5U + 6U);  // kinds, and ways of as many steps as the full one
+  EXPECT_EQ(count(page, "<polyline"), 6U + 8U);  // kinds, and ways of as many steps as the full one
   EXPECT_EQ(count(page, "http"), 0U);
 
   const auto sheet = comparison.contact_sheet();
@@ -135,9 +136,9 @@ TEST_F(Compare, EndsWhereTheCallbackSays) {
   std::int64_t runs = 0;
   asked.on_run = [&](std::int64_t run, std::int64_t num_runs, const Way&) {
     EXPECT_EQ(run, runs++);
-    EXPECT_EQ(num_runs, 18);
+    EXPECT_EQ(num_runs, 22);
   };
-  asked.params.callback = [&](const PipelineStep&) { return runs <= 10; };
+  asked.params.callback = [&](const PipelineStep&) { return runs <= 12; };
   const auto comparison = compare(pipe, asked);
   EXPECT_EQ(comparison.prompts, (std::vector<std::string>{"red heart"}));
   for (const auto& result : comparison.ways) EXPECT_EQ(result.prompts.size(), 1U);

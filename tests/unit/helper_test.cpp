@@ -13,10 +13,6 @@
 namespace deepcache {
 namespace {
 
-torch::Tensor call(const UNet& unet, int seed, std::int64_t batch = 1, std::int64_t side = 8) {
-  return first_tensor(unet.forward(unet_inputs("sd1", seed, batch, side, side)));
-}
-
 std::vector<torch::Tensor> run(const UNet& unet, int steps, int seed = 0) {
   unet.begin_run();
   std::vector<torch::Tensor> outputs;
@@ -267,112 +263,6 @@ TEST(Helper, OwnPolicy) {
   EXPECT_EQ(full_steps(helper), (std::vector<bool>{true, true, false, false}));
 }
 
-/// Its feature is a parabola in the timestep, and passes to the output.
-torch::jit::Module parabola() {
-  return make_module(R"(
-    def forward(self, x, timestep):
-        h = torch.conv2d(x, self.weight) * (1.0 + 0.5 * timestep + 0.25 * timestep * timestep)
-        return torch.cat([h, x], 1)
-  )");
-}
-
-/// |output - full output| of each step, at timesteps 0, 1, ...
-std::vector<double> errors(const CacheParams& params, int steps, const RunTraits& traits = {}) {
-  Helper helper(parabola()), full(parabola());
-  helper.set_params(params);
-  helper.enable();
-  helper.unet().begin_run({}, traits);
-  const auto x = torch::linspace(-1, 2, 200).view({2, 4, 5, 5});
-  std::vector<double> result;
-  for (int i = 0; i < steps; ++i) {
-    const std::vector<c10::IValue> inputs{x, torch::full({}, static_cast<double>(i))};
-    result.push_back(
-        (first_tensor(helper.forward(inputs)) - first_tensor(full.forward(inputs))).abs().max().item<double>());
-  }
-  return result;
-}
-
-TEST(HelperForecast, OrderTwoForecastsAParabolaOrderOneIsNearerThanReuse) {
-  const auto reuse = errors({.cache_interval = 3, .forecast_order = 0}, 15);
-  const auto line = errors({.cache_interval = 3, .forecast_order = 1}, 15);
-  const auto curve = errors({.cache_interval = 3, .forecast_order = 2}, 15);
-  for (std::size_t i = 0; i < 15; ++i) {
-    if (i % 3 == 0) {
-      EXPECT_EQ(reuse[i] + line[i] + curve[i], 0) << i;
-      continue;
-    }
-    EXPECT_EQ(line[i] == reuse[i], i < 3) << i;  // one feature: nothing to forecast from
-    EXPECT_EQ(curve[i] == line[i], i < 6) << i;
-    if (i > 3) {
-      EXPECT_LT(line[i], 0.6 * reuse[i]) << i;
-    }
-    if (i > 6) {
-      EXPECT_LT(curve[i], 1e-4) << i;
-    }
-  }
-}
-
-TEST(HelperForecast, DefaultsToOrderOne) {
-  EXPECT_EQ(errors({.cache_interval = 4}, 12), errors({.cache_interval = 4, .forecast_order = 1}, 12));
-}
-
-TEST(HelperForecast, OfAGuidedRunWaitsUntilItCanJudge) {
-  const auto reuse = errors({.cache_interval = 3, .forecast_order = 0}, 9);
-  const auto guided = errors({.cache_interval = 3}, 9, {.guided = true});
-  for (const std::size_t i : {1, 2, 4, 5}) EXPECT_EQ(guided[i], reuse[i]) << i;
-  for (const std::size_t i : {7, 8}) EXPECT_LT(guided[i], 0.6 * reuse[i]) << i;
-}
-
-TEST(HelperForecast, NotInAGuidedRunThatAddsNoise) {
-  const auto reuse = errors({.cache_interval = 3, .forecast_order = 0}, 12);
-  EXPECT_EQ(errors({.cache_interval = 3}, 12, {.adds_noise = true, .guided = true}), reuse);
-  EXPECT_NE(errors({.cache_interval = 3}, 12, {.adds_noise = true}), reuse);
-}
-
-TEST(HelperForecast, OfAGuidedRunNeedsTwoHalves) {
-  const auto unet = test_unet();
-  Helper helper(unet);
-  helper.set_params({.cache_interval = 2});
-  helper.enable();
-  unet.begin_run({}, {.guided = true});
-  expect_error<std::invalid_argument>([&] { call(unet, 0, 3); }, {"two halves", "3 items"});
-}
-
-TEST(HelperForecast, AChangeOfShapeForgetsAllFeatures) {
-  const auto unet = test_unet();
-  Helper helper(unet);
-  helper.set_params({.cache_interval = 2});
-  helper.enable();
-  run(unet, 4);
-  const auto larger = [&](int seed) { return call(unet, seed, 1, 16); };
-  larger(4);  // full
-  const auto cached = larger(5);
-  helper.set_params({.cache_interval = 2, .forecast_order = 0});
-  larger(4);
-  EXPECT_TRUE(larger(5).equal(cached));  // reused as it is
-}
-
-struct Halves : FirstTwo {
-  std::vector<double> forecast_weights(std::int64_t step_index) const override {
-    return step_index == 3 ? std::vector<double>{} : std::vector{0.5, 0.25};
-  }
-  std::int64_t num_forecast_weights() const override { return 2; }
-};
-
-TEST(HelperForecast, APolicyMayGiveTheWeights) {
-  Helper helper(parabola());
-  helper.set_params({.forecast_order = 0, .policy = std::make_shared<Halves>()});
-  helper.enable();
-  const auto x = torch::rand({1, 4, 2, 2});
-  std::vector<torch::Tensor> features;
-  for (int i = 0; i < 3; ++i)
-    features.push_back(first_tensor(helper.forward({x, torch::full({}, static_cast<double>(i))})).slice(1, 0, 4));
-  expect_tensor_near(features[2], 0.5 * features[1] + 0.25 * features[0], 1e-6);
-  // Where it gives none, forecast_order says, of the features that are held.
-  const auto last = first_tensor(helper.forward({x, torch::full({}, 3.0)})).slice(1, 0, 4);
-  EXPECT_TRUE(last.equal(features[1]));
-}
-
 TEST(HelperParams, ModulesByNameOrItsEnd) {
   const auto unet = test_unet();
   Helper helper(unet);
@@ -392,6 +282,7 @@ TEST(HelperParams, ModulesByNameOrItsEnd) {
   refuse({.cache_module = "mid_block"}, {"\"mid_block\" names 0 of them"});
   refuse({.cache_module = "esnets.1"}, {"names 0 of them"});
   refuse({.cache_branch_id = 4, .cache_module = "up_blocks.2.resnets.0"}, {"is branch 5, but cache_branch_id says 4"});
+  refuse({.cache_branch_id = -1, .cache_module = "3.resnets.2"}, {"is branch 0, but cache_branch_id says -1"});
 }
 
 TEST(HelperParams, OutOfRangeChangesNothing) {
@@ -402,8 +293,9 @@ TEST(HelperParams, OutOfRangeChangesNothing) {
     expect_error<std::invalid_argument>([&] { helper.set_params(params); }, parts);
   };
   refuse({.cache_interval = 0}, {"cache_interval must be 1 or above, got 0"});
-  refuse({.cache_interval = 2, .cache_branch_id = 12}, {"cache_branch_id must be 0 to 11 for this UNet, got 12"});
-  refuse({.cache_interval = 2, .cache_branch_id = -1}, {"0 to 11", "got -1"});
+  const std::string allowed = "cache_branch_id must be 0 to 11 for this UNet, or -1 for its whole output, got ";
+  refuse({.cache_interval = 2, .cache_branch_id = 12}, {allowed + "12"});
+  refuse({.cache_interval = 2, .cache_branch_id = -2}, {allowed + "-2"});
   refuse({.forecast_order = 3}, {"forecast_order must be 0 to 2, got 3"});
   refuse({.forecast_order = -1}, {"forecast_order must be 0 to 2, got -1"});
   refuse({.skip_mode = SkipMode::kList}, {"must begin with 0, got []"});

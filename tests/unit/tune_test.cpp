@@ -88,6 +88,13 @@ TEST_F(PolicyFile, IsWhatWasSaved) {
   EXPECT_EQ(full, policy.full_steps);
 }
 
+TEST_F(PolicyFile, MayBeOfTheWholeOutput) {
+  policy.cache_branch_id = kWholeOutput;
+  save_policy(policy, file);
+  EXPECT_EQ(load_policy(file).cache_params(test_unet()).cache_branch_id, kWholeOutput);
+  refuse([](auto& json) { json["cache_branch_id"] = -2; }, "cache_branch_id");
+}
+
 TEST_F(PolicyFile, IsForOneKindOfUNetAndRun) {
   policy.num_branches = 9;
   policy.cache_branch_id = 0;
@@ -244,6 +251,20 @@ TEST_F(Tune, TriesBranches) {
   const auto poor = tune(pipe, asked);
   EXPECT_EQ(poor.best.policy.cache_branch_id, 0);
   EXPECT_EQ(poor.points.size(), 1U);  // the other can't be faster
+}
+
+TEST_F(Tune, TriesTheWholeOutput) {
+  auto asked = request();
+  asked.cache_branch_ids = {0, kWholeOutput};
+  const auto both = tune(pipe, asked);
+  ASSERT_EQ(both.points.size(), 2U);
+  EXPECT_EQ(both.points[1].policy.cache_branch_id, kWholeOutput);
+  EXPECT_DOUBLE_EQ(both.points[1].speedup, 8.0 / 3);
+  asked.full_steps.reset();
+  asked.speedup = 2.6;  // by a branch, two full steps alone reach that
+  const auto fast = tune(pipe, asked);
+  for (const auto& point : fast.points)
+    EXPECT_EQ(point.policy.full_steps.size(), point.policy.cache_branch_id == kWholeOutput ? 3U : 2U);
 }
 
 TEST_F(Tune, WarnsOfTooFewPrompts) {
