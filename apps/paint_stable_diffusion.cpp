@@ -40,7 +40,9 @@ void paint_stable_diffusion(GenerateFlags& flags) {
   load_controls(pipe, flags);
   std::optional<StableDiffusionPipeline> refiner;
   if (!flags.refiner.empty()) {
-    refiner.emplace(StableDiffusionPipeline::load(flags.refiner, {torch::Device(flags.device), flags.scheduler}));
+    auto options = cli::load_options(flags);
+    options.controlnets.clear();
+    refiner.emplace(StableDiffusionPipeline::load(flags.refiner, options));
     flags.request.refiner = &*refiner;
   }
   flags.request.cache = cli::cache_params(flags, pipe);

@@ -20,10 +20,10 @@ struct TuneFlags : cli::Options {
 
 void print(const TuneResult& result) {
   fmt::print(
-      "branch  full steps  speedup of the steps  evenly spread, dB  tuned, dB  held out: evenly spread  tuned  "
+      "branch  full steps  speedup of the steps  uniform, dB  tuned, dB  held out: uniform  tuned  "
       "front\n");
   for (const auto& point : result.points)
-    fmt::print("{:6}  {:10}  {:19.2f}x  {:17.2f}  {:9.2f}  {:23.2f}  {:5.2f}  {:>5}\n", point.policy.cache_branch_id,
+    fmt::print("{:6}  {:10}  {:19.2f}x  {:11.2f}  {:9.2f}  {:17.2f}  {:5.2f}  {:>5}\n", point.policy.cache_branch_id,
                point.policy.full_steps.size(), point.speedup, point.uniform_psnr_db, point.tuned_psnr_db,
                point.held_out_uniform_psnr_db, point.held_out_psnr_db, point.on_front ? "*" : "");
   const auto& policy = result.best.policy;

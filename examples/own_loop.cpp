@@ -32,9 +32,9 @@ int main(int argc, char** argv) try {
   const auto initial_noise = noise.randn({1, 4, 16, 16}, torch::kFloat);
   const auto text_embeddings = noise.randn({1, 24, 96}, torch::kFloat);  // an encoder's, in a real program
 
-  helper.reset();  // before each image
   scheduler->set_timesteps(20);
   const auto timesteps = scheduler->timesteps();
+  unet.begin_run(timesteps);  // before each image
   auto latents = initial_noise * scheduler->init_noise_sigma();
   for (std::int64_t i = 0; i < timesteps.size(0); ++i) {
     const auto sample = scheduler->scale_model_input(latents, i);

@@ -30,9 +30,11 @@ namespace deepcache {
 /// paper's figures were made. CompVis's notebook (latent_imagenet_diffusion.ipynb) has 20 steps and a scale of 3.
 struct ClassConditionalParams {
   std::int64_t num_images_per_label = 1;
-  std::int64_t num_inference_steps = 250;  ///< of CompVis's DDIM, those that it can make: the message for others
-                                           ///< names one
-  double guidance_scale = 1.5;             ///< classifier-free guidance (arXiv 2207.12598); 1: none, and half the work
+  /// 1 to 1000, of CompVis's DDIM, which takes every floor(1000 / N)th timestep: some N give more calls than N (150:
+  /// 167), and those that would go past the last timestep are refused, with a message that names another.
+  std::int64_t num_inference_steps = 250;
+  double guidance_scale = 1.5;             ///< classifier-free guidance (arXiv 2207.12598); 1: none, and half the work;
+                                           ///< below 1, as in CompVis's code, towards no class
   std::int64_t height = 0;                 ///< pixels, a multiple of vae_scale_factor(); 0: the model's own
   std::int64_t width = 0;                  ///< likewise
   std::vector<std::uint64_t> seeds = {0};  ///< one, for noise drawn from one generator for the whole batch, as Python

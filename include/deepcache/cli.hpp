@@ -11,6 +11,7 @@
 #include <functional>
 #include <map>
 #include <random>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -38,11 +39,13 @@ struct Options {
   std::vector<std::filesystem::path> controlnets = {};
   std::filesystem::path cache_policy = {};
   std::vector<const CLI::Option*> cache_flags = {};  ///< any of which is instead of a policy that the package carries
+  std::vector<std::pair<const CLI::Option*, std::set<SkipMode>>> mode_flags = {};  ///< that only these modes read
   std::int64_t seed = 42;
   int threads = 0;
   bool no_cache = false, trust_native_code = false, cuda_graphs = false, verbose = false;
 };
 
+/// What to paint.
 inline void add_request_flags(CLI::App& app, Options& o) {
   auto& params = o.request.params;
   app.add_option("-m,--model,PACKAGE", o.model, "Model package folder")->required();
@@ -52,9 +55,11 @@ inline void add_request_flags(CLI::App& app, Options& o) {
   app.add_option("-n,--negative-prompt", params.negative_prompt, "What to avoid");
   app.add_flag("--prompt-weighting", params.prompt_weighting, "Brackets are weights: (x:1.3), (x), [x]");
   app.add_option("--max-prompt-chunks", params.max_prompt_chunks, "Of 75 tokens a prompt")->capture_default_str();
-  app.add_option("--steps", params.num_inference_steps, "Denoising steps")->capture_default_str();
-  app.add_option("--cfg-scale", params.guidance_scale,
-                 "Classifier-free guidance; 1: none; default: 7.5; SDXL 5, inpainting without ControlNet 7.5");
+  app.add_option("--steps", params.num_inference_steps,
+                 "Denoising steps; default: 50; SVD 25, LDM-4-G 250, unconditional models 1000");
+  app.add_option(
+      "--cfg-scale", params.guidance_scale,
+      "Classifier-free guidance; 1: none; default: 7.5; SDXL 5, inpainting without ControlNet 7.5, LDM-4-G 1.5");
   app.add_option("--scheduler", o.scheduler,
                  "Such as ddim, plms, euler_a, dpm++_2m_karras, unipc; default: the package's own");
   app.add_option("-s,--seed", o.seed, "Of the initial noise; negative: random")->capture_default_str();
@@ -64,11 +69,16 @@ inline void add_request_flags(CLI::App& app, Options& o) {
   app.add_option("--init-latents", o.init_latents, "Initial noise, a tensor saved by torch.save");
 }
 
+/// How to cache it.
 inline void add_cache_flags(CLI::App& app, Options& o) {
   const auto before = std::as_const(app).get_options().size();
-  app.add_option("--cache-interval", o.request.cache.cache_interval,
-                 "Full at every Nth call of the UNet (a step, but for Heun); 1: always")
-      ->capture_default_str();
+  const auto only_of = [&o](std::set<SkipMode> modes, const CLI::Option* flag) {
+    o.mode_flags.emplace_back(flag, std::move(modes));
+  };
+  only_of({SkipMode::kUniform, SkipMode::kEven, SkipMode::kQuad, SkipMode::kCenter},
+          app.add_option("--cache-interval", o.request.cache.cache_interval,
+                         "Full at every Nth call of the UNet (a step, but for Heun); 1: always")
+              ->capture_default_str());
   app.add_option("--cache-branch-id", o.request.cache.cache_branch_id,
                  "Skip branch to cut at; 0: shallowest; -1: none, the output is forecast")
       ->capture_default_str();
@@ -86,32 +96,39 @@ inline void add_cache_flags(CLI::App& app, Options& o) {
       ->transform(
           CLI::CheckedTransformer(modes).description("uniform, even, quad, center, list, timesteps or adaptive"))
       ->type_name("");
-  app.add_option("--pow", o.request.cache.pow, "Of quad and center: above 1; the higher, the less even")
-      ->capture_default_str();
-  app.add_option("--center", o.request.cache.center, "Of center: the step about which full ones are closest")
-      ->capture_default_str();
-  app.add_option("--full-steps", o.request.cache.full_steps, "Of list: such as 0,3,7")
-      ->delimiter(',')
-      ->allow_extra_args(false);
-  app.add_option("--timestep-distance", o.request.cache.timestep_distance,
-                 "Of timesteps: full where the timestep is so far from the last full step's");
-  app.add_option("--tolerance", o.request.cache.tolerance,
-                 "Of adaptive: full where the latents moved so far since the last full step, relatively; 0 to 1")
-      ->capture_default_str();
-  app.add_option("--max-interval", o.request.cache.max_interval, "Of adaptive: full in so many calls at least")
-      ->capture_default_str();
+  only_of({SkipMode::kQuad, SkipMode::kCenter},
+          app.add_option("--pow", o.request.cache.pow, "Of quad and center: above 1; the higher, the less even")
+              ->capture_default_str());
+  only_of({SkipMode::kCenter},
+          app.add_option("--center", o.request.cache.center, "Of center: the step about which full ones are closest")
+              ->capture_default_str());
+  only_of({SkipMode::kList}, app.add_option("--full-steps", o.request.cache.full_steps, "Of list: such as 0,3,7")
+                                 ->delimiter(',')
+                                 ->allow_extra_args(false));
+  only_of({SkipMode::kTimesteps},
+          app.add_option("--timestep-distance", o.request.cache.timestep_distance,
+                         "Of timesteps: full where the timestep is so far from the last full step's"));
+  only_of(
+      {SkipMode::kAdaptive},
+      app.add_option("--tolerance", o.request.cache.tolerance,
+                     "Of adaptive: full where the latents moved so far since the last full step, relatively; 0 to 1")
+          ->capture_default_str());
+  only_of({SkipMode::kAdaptive},
+          app.add_option("--max-interval", o.request.cache.max_interval, "Of adaptive: full in so many calls at least")
+              ->capture_default_str());
   app.add_option("--full-first", o.request.cache.full_first, "Calls at a run's begin that are full in any case")
       ->capture_default_str();
   app.add_option("--full-last", o.request.cache.full_last, "Calls at its end")->capture_default_str();
-  app.add_option("--cache-policy", o.cache_policy,
-                 "File that `deepcache tune` wrote, instead of what flags say of caching")
-      ->check(CLI::ExistingFile)
-      ->excludes("--skip-mode");
+  const auto flags = app.get_options();
+  auto* policy = app.add_option("--cache-policy", o.cache_policy,
+                                "File that `deepcache tune` wrote, instead of what flags say of caching")
+                     ->check(CLI::ExistingFile);
+  for (auto i = before; i < flags.size(); ++i) policy->excludes(flags[i]);
   app.add_flag("--no-cache", o.no_cache, "Compute every step in full");
   const auto after = std::as_const(app).get_options();
   o.cache_flags.assign(after.begin() + static_cast<std::ptrdiff_t>(before), after.end());
   app.add_flag("--strict", o.request.cache.strict,
-               "Refuse runs in which caching changes pictures more: stochastic schedulers, less than 10 calls");
+               "Refuse runs in which caching changes pictures more: stochastic schedulers, schedules of 2 to 9 calls");
   app.add_flag("--compare", o.request.compare, "Run uncached too, report speedup and PSNR")->excludes("--no-cache");
 }
 
@@ -129,11 +146,13 @@ inline void add_load_flags(CLI::App& app, Options& o) {
   app.add_flag("-v,--verbose", o.verbose, "Say more");
 }
 
+/// What to write, and what `add_load_flags` adds.
 inline void add_output_flags(CLI::App& app, Options& o) {
   auto& outputs = o.request.outputs;
   app.add_option("--prompt-batch", o.request.prompt_batch, "Prompts to run at a time: the same pictures, more memory")
       ->capture_default_str();
-  app.add_option("-o,--output", outputs.image, "PNG file; several images are numbered")->capture_default_str();
+  app.add_option("-o,--output", outputs.image, "PNG file, or a video's; several images are numbered")
+      ->capture_default_str();
   app.add_option("--contact-sheet", outputs.contact_sheet, "PNG of full and cached images side by side")
       ->needs("--compare");
   app.add_option("--report", outputs.report, "JSON file: what was asked, each step, times; a list for several prompts");
@@ -141,6 +160,7 @@ inline void add_output_flags(CLI::App& app, Options& o) {
   add_load_flags(app, o);
 }
 
+/// All of these.
 inline void add_flags(CLI::App& app, Options& o) {
   add_request_flags(app, o);
   add_cache_flags(app, o);
@@ -155,15 +175,25 @@ inline bool is_terminal(std::FILE* stream) {
 #endif
 }
 
+/// A callback that shows a bar on standard error.
 inline bool show_progress(const PipelineStep& step) {
   std::fprintf(stderr, "\r%s", progress_bar(step.step_index + 1, step.num_steps).c_str());
   if (step.step_index + 1 == step.num_steps) std::fprintf(stderr, "\r%64s\r", "");
   return true;
 }
 
+/// @throws std::invalid_argument if a flag is given that the skip mode doesn't read.
+inline void check_mode_flags(const Options& options) {
+  for (const auto& [flag, modes] : options.mode_flags)
+    if (flag->count() > 0 && !modes.contains(options.request.cache.skip_mode))
+      throw std::invalid_argument(flag->get_name() + " has no use in this --skip-mode: " + flag->get_description());
+}
+
 /// Completes `options.request` from the other flags, and sets up logging and threads as they say.
+/// @throws std::invalid_argument for flags that don't go together.
 inline void prepare(Options& options) {
   auto& request = options.request;
+  check_mode_flags(options);
   enable_logging(options.verbose ? LogLevel::kDebug : LogLevel::kWarning);
   if (options.threads > 0) at::set_num_threads(options.threads);
   if (options.seed < 0) {
@@ -179,6 +209,7 @@ inline void prepare(Options& options) {
   request.on_prompt = [](const RunReport& report) { std::printf("%s\n", report.summary().c_str()); };
 }
 
+/// What --dtype says.
 inline std::optional<torch::Dtype> compute_dtype(const Options& options) {
   if (options.dtype == "float32") return torch::kFloat;
   if (options.dtype == "bfloat16") return torch::kBFloat16;

@@ -34,11 +34,11 @@ struct CompareRequest {
   StableDiffusionParams params = {};
 
   /// Each, 2 or more, is run as plain DeepCache, with forecasts, with forecasts and as many full steps spread evenly to
-  /// the last but one (`SkipMode::kEven`; if these are others), so with forecasts of the whole output (`kWholeOutput`),
-  /// and as an uncached run of fewer steps, as many as cost the same multiply-accumulates.
+  /// the last but one (`SkipMode::kEven`; if these are others), with these steps and forecasts of the whole output
+  /// (`kWholeOutput`), and as an uncached run of fewer steps, as many as cost the same multiply-accumulates.
   std::vector<std::int64_t> intervals = {2, 3, 5, 10};
   std::vector<double> tolerances = {0.1, 0.18, 0.3};  ///< of adaptive refreshes (`SkipMode::kAdaptive`)
-  std::int64_t cache_branch_id = 0;
+  std::int64_t cache_branch_id = 0;  ///< of all but those of the whole output
   std::int64_t forecast_order = 1;  ///< of forecasts and adaptive refreshes, 1 or 2
   std::vector<Way> further = {};    ///< tuned policies for example
 

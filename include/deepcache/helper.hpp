@@ -33,8 +33,9 @@ enum class StepCounting {
 };
 
 /// Which steps are full: by `make_uniform_policy`, `make_even_policy`, `make_quad_policy`, `make_center_policy`,
-/// `make_list_policy` or `make_timestep_policy`. kEven, kQuad, kCenter and kTimesteps need to know the run's timesteps:
-/// pipelines tell, and `UNet::begin_run` does in a loop of one's own.
+/// `make_list_policy` or `make_timestep_policy`. kEven, kQuad, kCenter and kTimesteps, and `full_first` and
+/// `full_last`, need to know the run's timesteps: pipelines tell, and in a loop of one's own each run begins by
+/// `unet.begin_run(scheduler->timesteps())`, instead of `reset`.
 ///
 /// kAdaptive decides by the UNet's first input, the sample: a step is full where that is farther than `tolerance` from
 /// what it was at the last full step, by norm and relative to itself, all items of a batch together. On other devices
@@ -49,13 +50,15 @@ constexpr std::int64_t kWholeOutput = -1;
 
 /// Defaults are those of Python's DeepCacheSDHelper.set_params, but for `forecast_order`, which it doesn't have.
 struct CacheParams {
-  std::int64_t cache_interval = 1;   ///< a full one in so many calls of the UNet (Heun makes two a step); 1: all
+  std::int64_t cache_interval = 1;   ///< of kUniform, kEven, kQuad and kCenter: a full one in so many calls of the UNet
+                                     ///< (Heun makes two a step); 1: all
   std::int64_t cache_branch_id = 0;  ///< the skip concatenation to cut at, counted back from the output; kWholeOutput
   std::string cache_module = {};     ///< if not empty, names the place instead: "up_blocks.3.resnets.2", or its end
   /// The feature of a cached step: 0: the latest as it is, as in DeepCache; 1, 2: forecast by a polynomial of that
-  /// order through the latest 2 or 3, which are held. It is followed only as far as would have been best at the latest
-  /// full step (`FeatureHistory` in src/core), and not in guided runs whose scheduler adds noise, where it was worse:
-  /// see `RunTraits`. docs/quality.md has what it gives.
+  /// order through the latest 2 or 3, which are held. How far it is followed is judged at each full step
+  /// (`FeatureHistory` in src/core): about as far as would have been best there. A run whose batches are guided must
+  /// say so (`RunTraits::guided`): there it begins when it can be judged, and where the scheduler adds noise it was
+  /// worse, and isn't done. docs/quality.md has what it gives.
   std::int64_t forecast_order = 1;
   SkipMode skip_mode = SkipMode::kUniform;
   double pow = 1.2;         ///< of kQuad and kCenter: above 1, to 10; the higher, the less even
@@ -67,7 +70,8 @@ struct CacheParams {
   std::int64_t max_interval = 8;  ///< of kAdaptive: a full call in so many at least; in half as many at first
   std::int64_t full_first = 0, full_last = 0;  ///< calls at a run's begin and end that are full besides
   bool strict = false;  ///< what is otherwise a warning, once a helper, is an error: runs whose scheduler adds noise in
-                        ///< its steps, and those of less than 10 calls, where pictures are known to change more
+                        ///< its steps, and schedules of 2 to 9 calls from noise to picture, where pictures are known to
+                        ///< change more; of runs of which `begin_run` tells
   StepCounting step_counting = StepCounting::kCalls;
   std::shared_ptr<const CachePolicy> policy = {};  ///< if set, decides instead of skip_mode and what it reads
 };
@@ -96,10 +100,11 @@ struct CacheStats {
   std::int64_t macs_saved = 0;  ///< by the cached steps together, at those shapes
 };
 
-/// Decides call by call what of a UNet is computed. Disabled, or with interval 1, the output is bit for bit the UNet's.
+/// Decides call by call what of a UNet is computed. Disabled, or in a full step, the output is bit for bit the UNet's.
 /// A cached feature is used only for the run, context, parameters, shapes, dtypes and device that it was computed for;
-/// where they change, the step is a full one. After an exception the cache is empty, and the helper usable.
-/// One helper serves one thread; for another thread, make a second one from `unet.share_weights()`.
+/// where they change, the step is a full one. After an exception the cache is empty, and the helper usable: the next
+/// run begins anew, by `begin_run` where it needs that. One helper serves one thread; for another thread, make a second
+/// one from `unet.share_weights()`.
 class Helper {
  public:
   /// Acts on this UNet and all copies of the handle while enabled.
@@ -134,7 +139,8 @@ class Helper {
   void disable();
   bool enabled() const;
 
-  /// Begins a new run: empties the cache, counts steps from 0, clears the statistics. Pipelines do this themselves.
+  /// Begins a new run: empties the cache, counts steps from 0, clears the statistics, forgets what `UNet::begin_run`
+  /// told, which does all this too. Pipelines do this themselves.
   void reset();
 
   /// Names whose features the next calls use, for apps that run the conditional and the unconditional half as two
@@ -144,6 +150,7 @@ class Helper {
   /// `unet().forward(inputs)`: cached while this helper is enabled.
   c10::IValue forward(std::vector<c10::IValue> inputs);
 
+  /// Waits for the device. Its multiply-accumulates are counted as by `UNet::profile`, once for inputs of one shape.
   CacheStats stats() const;
   const UNet& unet() const;
 

@@ -30,9 +30,9 @@ struct LoadOptions {
   /// Of StableDiffusionPipeline only: packages of ControlNets for this model, exported with the same dtype; each run
   /// then needs their `control_images`.
   std::vector<std::filesystem::path> controlnets = {};
-  /// What the UNet and the VAE compute in, `fastest_dtype` for example (UNetOptions::compute_dtype). Latents stay in
-  /// the package's dtype, and so does a VAE for which float16 would be asked: its range is too small for some. Default:
-  /// the package's.
+  /// What the UNet computes in, `fastest_dtype` for example (UNetOptions::compute_dtype), and the VAE, if that is
+  /// bfloat16 and the package doesn't name its dtype: float16's range is too small for some. Latents stay in the
+  /// package's dtype. Default: the package's.
   std::optional<torch::Dtype> compute_dtype = std::nullopt;
   /// Whether native code in the package may be loaded: a UNet that was compiled (`tools/export.py --backend aoti`). It
   /// can do all that the program can: so only where you trust who made the package. Without it, the package's traced

@@ -26,7 +26,7 @@ namespace deepcache {
 
 /// What a step may be told besides its tensors.
 struct StepOptions {
-  double eta = 0.0;                       ///< DDIM's eta, 0 (deterministic) to 1 (as DDPM); only DDIM has it
+  double eta = 0.0;                       ///< DDIM's eta, 0 (deterministic) to 1 (as DDPM): `has_ddim_options`
   bool use_clipped_model_output = false;  ///< DDIM: derive the noise again from the clipped sample
   NoiseGenerator* noise = nullptr;        ///< where stochastic steps draw from; must be set where they draw
 

@@ -54,7 +54,7 @@ struct TunePoint {
   TunedPolicy policy;
   bool on_front = false;       ///< no other point is faster and at least as near to the uncached pictures
   double speedup = 0;          ///< of the steps, by multiply-accumulates
-  double uniform_psnr_db = 0;  ///< mean, with evenly spread full steps, of the prompts that are tuned on
+  double uniform_psnr_db = 0;  ///< mean, with uniformly spread full steps, of the prompts that are tuned on
   double tuned_psnr_db = 0;    ///< of the same, with the policy
   double held_out_uniform_psnr_db = 0, held_out_psnr_db = 0;  ///< of those that aren't
 };
@@ -65,10 +65,10 @@ struct TuneResult {
   bool reached = true;            ///< false: `min_psnr` or `speedup` can't be reached, and the policy is the nearest
 };
 
-/// Starts from evenly spread full steps, as `SkipMode::kUniform` or kEven has them, and moves one after the other as
-/// long as the pictures come nearer to the uncached ones, by mean PSNR. The same result for the same request. Logs a
-/// warning if the policy found is worse than evenly spread full steps on the prompts that it wasn't tuned on: there
-/// were too few to tune on.
+/// Starts from uniformly spread full steps, or from `SkipMode::kEven`'s where they are better, and moves one after the
+/// other as long as the pictures come nearer to the uncached ones, by mean PSNR. The same result for the same request.
+/// Logs a warning if the policy found is worse than uniformly spread full steps on the prompts that it wasn't tuned on:
+/// there were too few to tune on. It caches by a helper of its own: no other may be enabled on the pipeline.
 /// @throws std::invalid_argument for parameters out of their range, unless one target is given, or if `progress` is of
 ///         another request.
 /// @throws std::runtime_error if `progress` can't be read or written.

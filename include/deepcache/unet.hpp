@@ -7,7 +7,6 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
-#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -39,7 +38,10 @@ struct RunTraits {
   bool continues = false;   ///< it is a further part of the run before: the cache is emptied and steps are counted from
                             ///< 0, but the statistics go on
   bool adds_noise = false;  ///< its scheduler adds noise in its steps (`Scheduler::adds_noise`)
-  bool guided = false;  ///< each batch is of two halves, without the prompt and with it, for classifier-free guidance
+  /// Each batch is of two halves of one size, for classifier-free guidance: item i without the prompt, and i + B / 2
+  /// with it. Forecasts then are judged of what the two have in common and what they differ in, and wait until they can
+  /// be judged; with `adds_noise` too there are none. False where the halves are two calls (`Helper::set_context`).
+  bool guided = false;
   std::int64_t schedule_size = 0;  ///< timesteps from noise to picture, if the run is a part of that; 0: all
 };
 
@@ -104,13 +106,18 @@ class UNet {
 
   /// The same for any kind of inputs; returns exactly what the module returns (a tensor, a tuple, a dictionary).
   /// While a helper is enabled on this UNet, the helper decides what is computed.
-  /// @throws std::invalid_argument if number or types of the inputs aren't those of the traced `forward`.
+  /// @throws std::invalid_argument if number or types of the inputs aren't those of the traced `forward`; of an enabled
+  ///         helper: if full steps need the run's timesteps and `begin_run` didn't give them, if a guided batch is odd,
+  ///         if `SkipMode::kAdaptive` gets no sample, or if the whole output of several tensors should be cached.
   c10::IValue forward(std::vector<c10::IValue> inputs) const;
 
   /// Tells the enabled helper, if there is one, that the next call begins a run. Pipelines call this themselves.
-  /// @param timesteps  the schedule of the run; needed by `StepCounting::kTimesteps`, `SkipMode::kEven`, `kQuad`, ...
-  /// @throws std::invalid_argument if `CacheParams::strict` refuses the run.
-  void begin_run(std::span<const double> timesteps = {}, const RunTraits& traits = {}) const;
+  /// @param timesteps  of the run's calls, [N] of any dtype, as `Scheduler::timesteps()`; SkipMode::kEven, kQuad,
+  ///                   kCenter and kTimesteps, `full_first`, `full_last` and StepCounting::kTimesteps need them.
+  ///                   Undefined: not known
+  /// @throws std::invalid_argument if `CacheParams::strict` refuses the run, if a tuned policy is for another number of
+  ///         calls, or if full steps can't be placed as kQuad and kCenter are asked to.
+  void begin_run(const torch::Tensor& timesteps = {}, const RunTraits& traits = {}) const;
 
   /// The names of the inputs, as the arguments of the traced `forward` are called.
   std::vector<std::string> input_names() const;

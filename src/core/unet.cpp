@@ -88,8 +88,12 @@ c10::IValue UNet::forward(std::vector<c10::IValue> inputs) const {
   return impl_->backend->run(std::move(inputs), unused);
 }
 
-void UNet::begin_run(std::span<const double> timesteps, const RunTraits& traits) const {
-  if (impl_->hook != nullptr) impl_->hook->begin_run(timesteps, traits);
+void UNet::begin_run(const torch::Tensor& timesteps, const RunTraits& traits) const {
+  if (impl_->hook == nullptr) return;
+  if (!timesteps.defined()) return impl_->hook->begin_run({}, traits);
+  check_argument(timesteps.dim() == 1, "timesteps must be [N], got {} dimensions", timesteps.dim());
+  const auto schedule = timesteps.to(torch::kCPU, torch::kDouble).contiguous();
+  impl_->hook->begin_run({schedule.data_ptr<double>(), static_cast<std::size_t>(schedule.numel())}, traits);
 }
 
 std::vector<std::string> UNet::input_names() const {

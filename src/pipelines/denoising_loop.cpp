@@ -1,6 +1,5 @@
 #include "pipelines/denoising_loop.hpp"
 
-#include <span>
 #include <string>
 #include <vector>
 
@@ -53,17 +52,17 @@ torch::Tensor extra_channels(const PreparedLatents& prepared, bool guided) {
 Denoised denoise(const UNet& unet, Scheduler& scheduler, const StepRange& range, const PreparedLatents& prepared,
                  const Conditions& conditions, const DenoisingOptions& options) {
   const auto timesteps = scheduler.timesteps().slice(0, range.begin, range.end).to(torch::kDouble).contiguous();
-  const std::span schedule(timesteps.data_ptr<double>(), static_cast<std::size_t>(timesteps.numel()));
+  const auto* schedule = timesteps.data_ptr<double>();
   const auto device_timesteps = scheduler.timesteps().to(unet.device());
   const bool guided = options.guidance_scale.defined();
   const auto channels = prepared.latents.dim() - 3;
   const auto twice_if_guided = [guided](const torch::Tensor& half) { return guided ? torch::cat({half, half}) : half; };
   const auto extra = extra_channels(prepared, guided);
   Inputs inputs(unet, conditions, options.schedules);
-  unet.begin_run(schedule, {.continues = options.continues,
-                            .adds_noise = scheduler.adds_noise(options.step),
-                            .guided = guided,
-                            .schedule_size = scheduler.timesteps().size(0)});
+  unet.begin_run(timesteps, {.continues = options.continues,
+                             .adds_noise = scheduler.adds_noise(options.step),
+                             .guided = guided,
+                             .schedule_size = scheduler.timesteps().size(0)});
   auto latents = prepared.latents;
   for (std::int64_t i = range.begin; i < range.end; ++i) {
     auto sample = scheduler.scale_model_input(twice_if_guided(latents), i);
@@ -77,7 +76,7 @@ Denoised denoise(const UNet& unet, Scheduler& scheduler, const StepRange& range,
     }
     latents = scheduler.step(noise, i, latents, options.step);
     if (prepared.keep_unmasked) latents = prepared.keep_unmasked(latents, i + 1);
-    if (options.callback && !options.callback({done, range.size(), schedule[static_cast<std::size_t>(done)], latents}))
+    if (options.callback && !options.callback({done, range.size(), schedule[done], latents}))
       return {.latents = latents, .cancelled = true};
   }
   return {.latents = latents};

@@ -172,7 +172,7 @@ class Tuner {
     if (best.held_out_psnr_db < best.held_out_uniform_psnr_db)
       log(LogLevel::kWarning,
           fmt::format(
-              "on prompts that weren't tuned on, {:.1f} dB instead of the {:.1f} dB of evenly spread full steps: "
+              "on prompts that weren't tuned on, {:.1f} dB instead of the {:.1f} dB of uniformly spread full steps: "
               "{} prompts are too few to tune on",
               best.held_out_psnr_db, best.held_out_uniform_psnr_db, tuned_on_.size()));
   }

@@ -398,13 +398,24 @@ class BadInputTest(GenerateTest):
         self.expect_refused("sd-inpaint needs --image and --mask", "sd1", "--model_type", "sd-inpaint", "-i", "i.png")
         self.expect_refused("(?s)model_type.*magic.*", "sd1", "--model_type", "magic")
 
+    def test_a_policy_is_instead_of_other_flags(self):
+        (self.folder / "policy.json").write_text("{}")
+        for flag in "--cache-interval", "--cache-branch-id", "--forecast-order", "--full-last":
+            self.expect_refused("--cache-policy excludes " + flag, "sd1", "--cache-policy", "policy.json", flag, 1)
+
     def test_refiners(self):
         other = self.folder / "other"
         shutil.copytree(PACKAGES / "sdxl_refiner", other)
+        manifest = other / "deepcache.json"
+        listed = json.loads(manifest.read_text())
+        listed["files"]["unet/model.pt2"] = listed["files"]["unet/model.pt"]  # a compiled UNet, which isn't there
+        manifest.write_text(json.dumps(listed))
+        pair = "sdxl", "--refiner", "other"
+        self.expect_refused("no such file: other/unet/model.pt2", *pair, "--trust-native-code")
         config = other / "vae/config.json"
         config.write_text(json.dumps(json.loads(config.read_text()) | {"scaling_factor": 0.5}))
         accept(other, "vae/config.json")
-        self.expect_refused("the refiner can't go on with the model's latents", "sdxl", "--refiner", "other")
+        self.expect_refused("the refiner can't go on with the model's latents", *pair)
         self.expect_refused("no such folder: absent", "sdxl", "--refiner", "absent")
         for start in 0, 1, 1.5:
             self.expect_refused(

@@ -146,6 +146,9 @@ class SamplesTest(FamiliesTest):
         modes = "".join(step["mode"][0] for step in report["steps"])
         self.assertGreater(modes[12:18].count("f"), modes[:6].count("f"))
         self.expect_refused("--skip-mode", "ddpm", "--skip-mode", "odd")
+        self.expect_refused("--tolerance has no use in this --skip-mode", "ddpm", "--tolerance", 0.2)
+        self.expect_refused("--center has no use", "ddpm", "--skip-mode", "quad", "--center", 3)
+        self.expect_refused("--cache-interval has no use", "ddpm", "--skip-mode", "adaptive", "--cache-interval", 3)
         self.expect_refused("center must be 0 to the run's 1 steps, got 15", "ddpm", "--steps", 1, *center)
 
     def test_steps_are_the_models_own_if_not_given(self):

@@ -326,7 +326,7 @@ TEST(Helper, PartsOfARunBeginAnewInOneStatistic) {
 
 TEST(Helper, SaysWhereCachingChangesPicturesMore) {
   const auto unet = test_unet();
-  const std::vector<double> nine(9), ten(10);
+  const auto nine = torch::zeros(9), ten = torch::zeros(10);
   const auto warnings = [&](const CacheParams& params, const std::function<void()>& begin) {
     Helper helper(unet);
     helper.set_params(params);
@@ -356,6 +356,7 @@ TEST(Helper, SaysWhereCachingChangesPicturesMore) {
                                       {"of 9 calls", "caching changes such pictures more"});
   expect_error<std::invalid_argument>([&] { unet.begin_run(ten, {.adds_noise = true}); }, {"adds noise in its steps"});
   unet.begin_run(ten);
+  expect_error<std::invalid_argument>([&] { unet.begin_run(torch::zeros({2, 5})); }, {"must be [N], got 2 dimensions"});
   call(unet, 0);
 }
 
@@ -364,7 +365,7 @@ TEST(HelperTimesteps, CountsAsPythonDoes) {
   Helper helper(unet);
   helper.set_params({.cache_interval = 2, .step_counting = StepCounting::kTimesteps});
   helper.enable();
-  unet.begin_run(std::vector<double>{900, 500, 499, 499, 498, 497});
+  unet.begin_run(torch::tensor({900, 500, 499, 499, 498, 497}));
   std::vector<std::int64_t> indices;
   for (const int seed : {0, 1, 1, 2, 3}) call(unet, seed);  // timesteps 500, 499, 499, 498, 497: from the second on
   for (const auto& step : helper.stats().steps) indices.push_back(step.step_index);
@@ -376,7 +377,7 @@ TEST(HelperTimesteps, CountsAsPythonDoes) {
   Helper without_timestep(make_module("def forward(self, x):\n    return torch.cat([x, x], 1)\n"));
   without_timestep.set_params({.cache_interval = 2, .step_counting = StepCounting::kTimesteps});
   without_timestep.enable();
-  without_timestep.unet().begin_run(std::vector<double>{1});
+  without_timestep.unet().begin_run(torch::ones(1));
   expect_error<std::invalid_argument>(
       [&] {
         without_timestep.forward({torch::ones({1, 1})});
@@ -416,7 +417,7 @@ TEST(HelperSources, FromFileOrModuleAndAnyInputs) {
 /// Of quad, with pow 1.4 and interval 3 in a run of ten: 0, 1, 3, 6.
 TEST(Helper, NonUniformModesNeedTheSchedule) {
   const auto unet = test_unet();
-  const std::vector<double> schedule{9, 8, 7, 6, 5, 4, 3, 2, 1, 0};
+  const auto schedule = torch::arange(9, -1, -1);
   Helper helper(unet);
   helper.set_params({.cache_interval = 3, .skip_mode = SkipMode::kQuad, .pow = 1.4});
   helper.enable();
@@ -443,7 +444,7 @@ TEST(Helper, NonUniformModesNeedTheSchedule) {
 
 TEST(Helper, ListsTimestepsAndWindows) {
   const auto unet = test_unet();
-  const std::vector<double> schedule{900, 890, 870, 800, 700, 690, 500, 200, 150, 100};
+  const auto schedule = torch::tensor({900, 890, 870, 800, 700, 690, 500, 200, 150, 100});
   Helper helper(unet);
   helper.enable();
   const auto expect = [&](const CacheParams& params, const std::vector<int>& expected) {
@@ -503,7 +504,7 @@ TEST(Helper, NonUniformModesOutOfRange) {
   expect({.cache_interval = 0, .skip_mode = SkipMode::kEven}, "cache_interval must be 1 or above, got 0");
   helper.set_params({.cache_interval = 2, .skip_mode = SkipMode::kCenter, .pow = 1.4, .center = 25});
   helper.enable();
-  const std::vector<double> schedule(50);
+  const auto schedule = torch::zeros(50);
   expect_error<std::invalid_argument>([&] { helper.unet().begin_run(schedule); }, {"different full steps"});
 }
 

@@ -80,7 +80,7 @@ TEST_F(PolicyFile, IsWhatWasSaved) {
   Helper helper(unet);
   helper.set_params(params);
   helper.enable();
-  unet.begin_run(std::vector<double>{9, 8, 7, 6, 5});
+  unet.begin_run(torch::tensor({9, 8, 7, 6, 5}));
   for (int i = 0; i < 5; ++i) unet.forward(unet_inputs("sd1", i));
   FullSteps full;
   for (const auto& step : helper.stats().steps)
@@ -103,9 +103,9 @@ TEST_F(PolicyFile, IsForOneKindOfUNetAndRun) {
   policy.num_branches = 12;
   Helper helper(unet);
   helper.enable();
-  unet.begin_run(std::vector<double>(20));
+  unet.begin_run(torch::zeros(20));
   helper.set_params(policy.cache_params(unet));  // for a next run
-  expect_error<std::invalid_argument>([&] { unet.begin_run(std::vector<double>(20)); },
+  expect_error<std::invalid_argument>([&] { unet.begin_run(torch::zeros(20)); },
                                       {"for runs of 5 calls of the UNet, got a run of 20"});
 }
 
