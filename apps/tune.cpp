@@ -6,14 +6,19 @@
 #include <fmt/ranges.h>
 
 #include <cstdio>
+#include <filesystem>
 #include <memory>
+
+#include "io/files.hpp"
 
 namespace deepcache::apps {
 namespace {
 
+namespace fs = std::filesystem;
+
 struct TuneFlags : cli::Options {
   TuneRequest tune = {};
-  std::filesystem::path output = "policy.json";
+  fs::path output = "policy.json";
   std::int64_t full_steps = 0;
   double min_psnr = 0, speedup = 0;
 };
@@ -32,8 +37,12 @@ void print(const TuneResult& result) {
 }
 
 void run(TuneFlags& flags, const CLI::App& command, int& exit_code) {
-  auto pipe = cli::load_model(flags);
   auto& request = flags.tune;
+  check_writable(flags.output);
+  if (!request.progress.empty()) check_distinct({flags.output, request.progress});
+  auto pipe = cli::load_model(flags);
+  request.model =
+      fmt::format("{} {} {}", flags.request.model, sha256(fs::path(flags.model) / "deepcache.json"), flags.dtype);
   request.prompts = flags.request.prompts;
   request.params = flags.request.params;
   request.params.callback = {};

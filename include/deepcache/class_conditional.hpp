@@ -92,6 +92,7 @@ class ClassConditionalPipeline {
   /// Another scheduler with the package's settings, as in `load`: the package's own is "compvis_ddim".
   /// @throws std::invalid_argument if it isn't known.
   void set_scheduler(std::string_view class_name);
+  /// `Scheduler::configured_name`.
   std::string scheduler_name() const;
 
   /// "ldm".

@@ -201,7 +201,8 @@ inline void prepare(Options& options) {
     std::printf("seed %lld\n", static_cast<long long>(options.seed));
   }
   if (!options.prompts_file.empty()) request.prompts = load_prompts(options.prompts_file);
-  request.model = std::filesystem::path(options.model).lexically_normal().filename().string();
+  const auto folder = std::filesystem::path(options.model).lexically_normal();
+  request.model = (folder.has_filename() ? folder : folder.parent_path()).filename().string();
   request.params.seeds = {static_cast<std::uint64_t>(options.seed)};
   if (!options.init_latents.empty()) request.params.latents = load_tensor(options.init_latents);
   if (options.no_cache) request.cache = {.cache_branch_id = request.cache.cache_branch_id};

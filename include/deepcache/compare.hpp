@@ -38,9 +38,9 @@ struct CompareRequest {
   /// (`kWholeOutput`), and as an uncached run of fewer steps, as many as cost the same multiply-accumulates.
   std::vector<std::int64_t> intervals = {2, 3, 5, 10};
   std::vector<double> tolerances = {0.1, 0.18, 0.3};  ///< of adaptive refreshes (`SkipMode::kAdaptive`)
-  std::int64_t cache_branch_id = 0;  ///< of all but those of the whole output
-  std::int64_t forecast_order = 1;  ///< of forecasts and adaptive refreshes, 1 or 2
-  std::vector<Way> further = {};    ///< tuned policies for example
+  std::int64_t cache_branch_id = 0;                   ///< of all but those of the whole output
+  std::int64_t forecast_order = 1;                    ///< of forecasts and adaptive refreshes, 1 or 2
+  std::vector<Way> further = {};                      ///< tuned policies for example
 
   /// Before each run: its number, from 0, of how many, and which way it is.
   std::function<void(std::int64_t run, std::int64_t num_runs, const Way& way)> on_run = {};
@@ -62,6 +62,7 @@ struct WayScore {
 struct WayResult {
   Way way;
   std::string policy = {};             ///< which steps were full: `CacheStats::policy`
+  std::int64_t cache_branch_id = 0;    ///< likewise
   WayScore score = {};                 ///< of all prompts: medians of time and speedup, means of the others, most bytes
   std::vector<WayScore> prompts = {};  ///< of each
   std::vector<double> step_errors = {};      ///< the mean latent error after each step; empty if there are fewer steps

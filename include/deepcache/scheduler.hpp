@@ -60,6 +60,10 @@ class Scheduler {
   /// none.
   virtual std::string name() const = 0;
 
+  /// By which `from_config` makes it again from the same settings: the class name, or a short name that sets more than
+  /// the class, such as "dpm++_2m_karras". The class name, if it wasn't made so.
+  std::string configured_name() const { return configured_name_.empty() ? name() : configured_name_; }
+
   /// Begins a run: sets `timesteps()` and forgets what earlier steps left behind.
   /// @throws std::invalid_argument unless 1 <= num_inference_steps <= num_train_timesteps, or if the configuration
   /// can't be run with that many (the earlier run then goes on).
@@ -141,6 +145,9 @@ class Scheduler {
   torch::Tensor timestep(std::int64_t step_index) const;
 
   torch::Tensor timesteps_;
+
+ private:
+  std::string configured_name_;
 };
 
 }  // namespace deepcache

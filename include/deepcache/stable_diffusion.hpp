@@ -159,6 +159,7 @@ class StableDiffusionPipeline {
   /// Another scheduler with the package's settings, as in `load`.
   /// @throws std::invalid_argument if it isn't known. @throws std::runtime_error if it can't be run with a setting.
   void set_scheduler(std::string_view class_name);
+  /// `Scheduler::configured_name`.
   std::string scheduler_name() const;
 
   /// What the model is: "sd1.5", "sd2.1", "sd" (a Stable Diffusion of another text width), "sdxl", "sdxl-refiner",

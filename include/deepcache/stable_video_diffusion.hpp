@@ -93,6 +93,7 @@ class StableVideoDiffusionPipeline {
   /// Another scheduler with the package's settings, as in `load`.
   /// @throws std::invalid_argument if it isn't known.
   void set_scheduler(std::string_view class_name);
+  /// `Scheduler::configured_name`.
   std::string scheduler_name() const;
 
   /// What the model is: "svd-xt" if its own number of frames is 25, otherwise "svd".

@@ -104,6 +104,7 @@ class TextToVideoZeroPipeline {
 
   /// Another scheduler with the package's settings, as in `load`.
   void set_scheduler(std::string_view class_name);
+  /// `Scheduler::configured_name`.
   std::string scheduler_name() const;
 
   /// "text2video-zero".

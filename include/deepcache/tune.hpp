@@ -46,6 +46,7 @@ struct TuneRequest {
   std::optional<double> speedup = {};           ///< as many as multiply-accumulates allow, above 1
 
   std::filesystem::path progress = {};  ///< if named, what was tried is kept there, and gone on from
+  std::string model = {};               ///< tells weights and dtype from others', so that `progress` isn't mixed up
   std::function<void(const TuneTry& tried)> on_try = {};
 };
 
@@ -69,8 +70,8 @@ struct TuneResult {
 /// other as long as the pictures come nearer to the uncached ones, by mean PSNR. The same result for the same request.
 /// Logs a warning if the policy found is worse than uniformly spread full steps on the prompts that it wasn't tuned on:
 /// there were too few to tune on. It caches by a helper of its own: no other may be enabled on the pipeline.
-/// @throws std::invalid_argument for parameters out of their range, unless one target is given, or if `progress` is of
-///         another request.
+/// @throws std::invalid_argument for parameters out of their range, a callback among them, unless one target is given,
+///         or if `progress` is of another request.
 /// @throws std::runtime_error if `progress` can't be read or written.
 TuneResult tune(StableDiffusionPipeline& pipe, const TuneRequest& request);
 

@@ -74,6 +74,7 @@ class UnconditionalPipeline {
   /// Another scheduler with the package's settings, as in `load`.
   /// @throws std::invalid_argument if it isn't known.
   void set_scheduler(std::string_view class_name);
+  /// `Scheduler::configured_name`.
   std::string scheduler_name() const;
 
   /// "ddpm".

@@ -38,6 +38,7 @@ class FeatureHistory {
   double add(std::int64_t position, torch::Tensor feature);
   void clear();
   bool empty() const { return features_.empty(); }
+  std::int64_t num_added() const { return num_added_; }  ///< since it was empty
 
   /// The feature to use at a position after the latest's: that of a polynomial through all of them, of which a share is
   /// followed, 0 (the latest as it is) to 1. Each item of the batch (dimension 0) has its own share; of two halves,

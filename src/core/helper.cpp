@@ -147,6 +147,10 @@ void check_params(const CacheParams& params) {
 struct Helper::Impl : UNetHook {
   struct Context {
     explicit Context(FeatureHistory history) : features(std::move(history)) {}
+    void forget() {
+      features.clear();
+      output = {};
+    }
 
     std::int64_t calls = 0;
     std::optional<std::int64_t> first_position;  // in the schedule; StepCounting::kTimesteps counts from it
@@ -230,7 +234,7 @@ struct Helper::Impl : UNetHook {
     FeatureHistory empty(forecast_order(), policy->num_forecast_weights(), traits.guided);
     auto& state = contexts.try_emplace(context, std::move(empty)).first->second;
     auto signature = signature_of(inputs);
-    if (state.signature != signature) state.features.clear();
+    if (state.signature != signature) state.forget();
     const auto index = step_index(state, inputs);
     const bool full = state.features.empty() || policy->is_full_step(index) || has_drifted(state, inputs);
     steps.push_back({.index = index, .context = context, .full = full, .timer = StepTimer(backend().device())});
@@ -243,7 +247,7 @@ struct Helper::Impl : UNetHook {
         profile.reset();
       }
       if (!is_feature_needed(index)) {
-        state.features.clear();
+        state.forget();
         output = run(std::move(inputs), state);
       } else {
         auto result = run_full(std::move(inputs), state);
@@ -296,6 +300,15 @@ struct Helper::Impl : UNetHook {
     return *profile;
   }
 
+  /// Where one can't be made for that run, the next one's timesteps decide.
+  std::shared_ptr<const CachePolicy> policy_of_latest_run(const CacheParams& wanted) const {
+    try {
+      return choose_policy(wanted, timesteps);
+    } catch (const std::invalid_argument&) {
+      return choose_policy(wanted, {});
+    }
+  }
+
   std::int64_t forecast_order() const {
     // Guidance multiplies what the noise does to the halves' difference: there the latest feature is nearer.
     return traits.guided && traits.adds_noise ? 0 : params.forecast_order;
@@ -304,14 +317,15 @@ struct Helper::Impl : UNetHook {
   /// Whether a later step would use the feature of this full one.
   bool is_feature_needed(std::int64_t index) const {
     const bool needs_only_latest = forecast_order() == 0 && policy->num_forecast_weights() <= 1;
-    return caches(params) && !(needs_only_latest && policy->is_full_step(index + 1));
+    const bool next_is_known = params.step_counting == StepCounting::kCalls;  // the other way repeats and skips
+    return caches(params) && !(needs_only_latest && next_is_known && policy->is_full_step(index + 1));
   }
 
   /// SkipMode::kAdaptive: whether the sample has moved too far from that of the last full step, or that is too long
-  /// ago; half as long where there is but one feature, from which nothing can be forecast.
+  /// ago; half as long after the first full step, from which alone nothing can be forecast.
   bool has_drifted(const Context& state, const std::vector<c10::IValue>& inputs) const {
     if (!is_adaptive(params)) return false;
-    const auto longest = state.latest_full == 0 ? (params.max_interval + 1) / 2 : params.max_interval;
+    const auto longest = state.features.num_added() == 1 ? (params.max_interval + 1) / 2 : params.max_interval;
     return state.calls - state.latest_full >= longest ||
            distance(inputs[0].toTensor(), state.sample) > params.tolerance;
   }
@@ -355,7 +369,7 @@ Helper& Helper::operator=(Helper&&) noexcept = default;
 
 void Helper::set_params(const CacheParams& params) {
   check_params(params);
-  auto policy = choose_policy(params, impl_->timesteps);
+  auto policy = impl_->policy_of_latest_run(params);
   const auto branch = find_branch(params, impl_->backend().branch_names());
   if (caches(params) && branch != kWholeOutput) impl_->backend().check_branch(branch);
   impl_->branch = branch;

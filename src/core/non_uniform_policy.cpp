@@ -88,11 +88,6 @@ void check_num_steps(std::int64_t num_steps) {
                  num_steps);
 }
 
-/// As many as every `cache_interval`-th step gives.
-std::int64_t count_full_steps(std::int64_t num_steps, std::int64_t cache_interval) {
-  return (num_steps + cache_interval - 1) / cache_interval;
-}
-
 class NonUniformPolicy : public CachePolicy {
  public:
   NonUniformPolicy(const std::vector<std::int64_t>& full_steps, std::int64_t num_steps, std::string description)

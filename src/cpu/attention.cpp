@@ -141,7 +141,8 @@ bool can_compute(const torch::Tensor& query, const torch::Tensor& key, const tor
            tensor.size(3) == query.size(3) && tensor.stride(3) == 1 && tensor.numel() > 0;
   };
   const bool shapes = fits(query) && fits(key) && fits(value) && query.size(3) % 2 == 0 &&
-                      key.sizes() == value.sizes() && query.sizes().slice(0, 2) == key.sizes().slice(0, 2);
+                      query.stride(2) >= query.size(3) && key.sizes() == value.sizes() &&
+                      query.sizes().slice(0, 2) == key.sizes().slice(0, 2);
   return shapes && has_kernels(query.scalar_type());
 }
 

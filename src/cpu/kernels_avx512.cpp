@@ -50,6 +50,7 @@ void for_lanes(std::int64_t size, const Function& function) {
 /// 2^x: by the whole part of x, and for what is left, from -0.5 to 0.5, a polynomial, the highest power first.
 template <typename... Coefficients>
 Floats exp2(Floats x, float highest, Coefficients... lower) {
+  x = _mm512_max_ps(all(-200), x);  // -inf has no rest; of two operands, NaN is the second
   const auto whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   const auto rest = _mm512_sub_ps(x, whole);
   auto power = all(highest);

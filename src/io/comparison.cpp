@@ -96,7 +96,7 @@ Json json_of(const WayResult& result, const Json& request) {
             {"steps", way.num_inference_steps != 0 ? Json(way.num_inference_steps) : request.at("steps")},
             {"cache",
              {{"policy", result.policy},
-              {"branch_id", way.cache.cache_branch_id},
+              {"branch_id", result.cache_branch_id},
               {"forecast_order", way.cache.forecast_order}}}};
   json.update(json_of(result.score));
   json["step_errors"] = result.step_errors;

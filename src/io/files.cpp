@@ -25,6 +25,15 @@ std::filesystem::path temporary_name(const std::filesystem::path& file) {
   return name;
 }
 
+/// What a symbolic link names in the end, whether that is there or not; any other file is itself.
+std::filesystem::path follow_links(std::filesystem::path file) {
+  constexpr int kMostLinks = 40;  // as many as Linux follows
+  std::error_code error;
+  for (int i = 0; i < kMostLinks && std::filesystem::is_symlink(file, error); ++i)
+    file = file.parent_path() / std::filesystem::read_symlink(file, error);
+  return file;
+}
+
 bool write_bytes(const std::filesystem::path& file, std::string_view bytes) {
   std::ofstream stream(file, std::ios::binary | std::ios::trunc);
   stream.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
@@ -52,7 +61,7 @@ std::string read_file(const std::filesystem::path& file) {
 nlohmann::json read_json(const std::filesystem::path& file) {
   try {
     return nlohmann::json::parse(read_file(file));
-  } catch (const nlohmann::json::parse_error& error) {
+  } catch (const nlohmann::json::exception& error) {
     throw std::runtime_error(fmt::format("{} isn't valid JSON: {}", file.string(), error.what()));
   }
 }
@@ -63,7 +72,7 @@ void write_file(const std::filesystem::path& file, std::string_view bytes) {
     check_data(write_bytes(file, bytes), "can't write {}", file.string());
     return;
   }
-  const auto target = std::filesystem::is_symlink(file, ignored) ? std::filesystem::weakly_canonical(file) : file;
+  const auto target = follow_links(file);
   const auto temporary = temporary_name(target);
   const bool written = write_bytes(temporary, bytes);
   if (written) std::filesystem::rename(temporary, target, error);
@@ -74,10 +83,11 @@ void write_file(const std::filesystem::path& file, std::string_view bytes) {
 }
 
 void check_writable(const std::filesystem::path& file) {
-  const bool existed = std::filesystem::exists(file);
-  const bool good = !std::filesystem::is_directory(file) && std::ofstream(file, std::ios::app).is_open();
+  const auto target = follow_links(file);
+  const bool existed = std::filesystem::exists(target);
+  const bool good = !std::filesystem::is_directory(target) && std::ofstream(target, std::ios::app).is_open();
   std::error_code ignored;
-  if (good && !existed) std::filesystem::remove(file, ignored);
+  if (good && !existed) std::filesystem::remove(target, ignored);
   check_data(good, "can't write {}", file.string());
 }
 

@@ -201,7 +201,7 @@ void ClassConditionalPipeline::set_scheduler(std::string_view class_name) {
 }
 
 std::string ClassConditionalPipeline::scheduler_name() const {
-  return impl_->scheduler->name();
+  return impl_->scheduler->configured_name();
 }
 
 std::string ClassConditionalPipeline::model_type() const {

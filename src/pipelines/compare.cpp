@@ -7,6 +7,7 @@
 #include <ranges>
 #include <utility>
 
+#include "core/non_uniform_policy.hpp"
 #include "error.hpp"
 #include "pipelines/describe_request.hpp"
 #include "pipelines/likeness.hpp"
@@ -20,6 +21,9 @@ constexpr std::size_t kShownPrompts = 6;
 void check(const CompareRequest& request) {
   check_argument(!request.prompts.empty(), "there must be one prompt or more, got none");
   check_argument(request.params.decode, "pictures are compared: decode must be true");
+  check_argument(request.cache_branch_id != kWholeOutput,
+                 "cache_branch_id must be a branch here, 0 or above, got {}: the whole output is run in any case",
+                 kWholeOutput);
   check_argument(request.forecast_order >= 1, "forecast_order must be 1 or 2 here, got {}: 0 is run in any case",
                  request.forecast_order);
   for (const auto interval : request.intervals)
@@ -30,7 +34,7 @@ void check(const CompareRequest& request) {
 std::vector<Way> fewer_steps(const CompareRequest& request, const StepCost& cost) {
   std::vector<Way> ways;
   for (const auto interval : request.intervals) {
-    const auto full_steps = (cost.num_steps + interval - 1) / interval;
+    const auto full_steps = count_full_steps(cost.num_steps, interval);
     const auto steps = static_cast<double>(request.params.num_inference_steps) / cost.speedup(full_steps);
     const auto count = std::max<std::int64_t>(1, std::llround(steps));
     if (count < request.params.num_inference_steps && (ways.empty() || ways.back().num_inference_steps != count))
@@ -45,6 +49,7 @@ bool is_new(const CachePolicy& policy, std::int64_t interval, std::int64_t num_s
   return std::ranges::any_of(steps, [&](auto step) { return policy.is_full_step(step) != (step % interval == 0); });
 }
 
+/// All others.
 std::vector<Way> make_ways(const CompareRequest& request, const StepCost& cost) {
   std::vector<Way> ways{{.name = "full", .kind = "full"}};
   const auto add = [&](const std::string& kind, const std::string& settings, CacheParams cache) {
@@ -70,8 +75,6 @@ std::vector<Way> make_ways(const CompareRequest& request, const StepCost& cost) 
     add("adaptive", fmt::format("{:g}", tolerance),
         {.forecast_order = request.forecast_order, .skip_mode = SkipMode::kAdaptive, .tolerance = tolerance});
   ways.insert(ways.end(), request.further.begin(), request.further.end());
-  const auto fewer = fewer_steps(request, cost);
-  ways.insert(ways.end(), fewer.begin(), fewer.end());
   return ways;
 }
 
@@ -114,6 +117,7 @@ WayScore score(const MeasuredRun& run, const MeasuredRun& full) {
 struct Scored {
   WayScore score;
   std::string policy;
+  std::int64_t branch_id = 0;
   std::vector<double> step_errors;
   torch::Tensor picture;
 };
@@ -121,6 +125,7 @@ struct Scored {
 Scored compare_runs(const MeasuredRun& run, const MeasuredRun& full) {
   Scored scored{.score = score(run, full),
                 .policy = run.stats.policy,
+                .branch_id = run.stats.cache_branch_id,
                 .step_errors = {},
                 .picture = run.result.images[0].clone()};
   if (run.latents.size() == full.latents.size())
@@ -167,9 +172,11 @@ class Comparer {
     helper_.enable();
     const auto cost = measure_cost(pipe, helper_, request.prompts[0], request.params, request.cache_branch_id);
     for (const auto& way : make_ways(request, cost)) {
-      check_way(way);
+      check_way(way, cost.num_steps);
       comparison_.ways.push_back({.way = way});
     }
+    for (const auto& way : fewer_steps(request, cost))
+      if (can_run(way)) comparison_.ways.push_back({.way = way});
     describe();
   }
 
@@ -187,10 +194,23 @@ class Comparer {
   }
 
  private:
-  void check_way(const Way& way) {
+  /// Not every scheduler can make any number of steps.
+  bool can_run(const Way& way) const {
+    try {
+      pipe_.validate(request_.prompts, params_of(way, request_.params));
+      return true;
+    } catch (const std::invalid_argument&) {
+      return false;
+    }
+  }
+
+  void check_way(const Way& way, std::int64_t num_steps) {
     try {
       pipe_.validate(request_.prompts, params_of(way, request_.params));
       helper_.set_params(way.cache);
+      const auto made_for = way.cache.num_steps;
+      check_argument(made_for == 0 || made_for == num_steps || way.num_inference_steps != 0,
+                     "the full steps are for runs of {} calls of the UNet, got a run of {}", made_for, num_steps);
     } catch (const std::invalid_argument& error) {
       throw std::invalid_argument(fmt::format("{}: {}", way.name, error.what()));
     }
@@ -208,6 +228,7 @@ class Comparer {
   void warm_up() {
     auto params = request_.params;
     params.callback = [](const PipelineStep& step) { return step.step_index < 1; };
+    helper_.set_params({});
     pipe_.decode(pipe_(request_.prompts[0], params).latents, params.vae);
   }
 
@@ -246,6 +267,7 @@ class Comparer {
 
   static void add(const Scored& scored, WayResult& result) {
     result.policy = scored.policy;
+    result.cache_branch_id = scored.branch_id;
     result.prompts.push_back(scored.score);
     if (result.pictures.size() < kShownPrompts) result.pictures.push_back(scored.picture);
     result.step_errors.resize(scored.step_errors.size());

@@ -3,6 +3,7 @@
 #include <torch/types.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 
@@ -10,10 +11,11 @@
 
 namespace deepcache {
 
-/// `psnr`, for means: equal pictures have 100 dB.
+/// `psnr`, for means: equal pictures have 100 dB, and those that aren't finite 0.
 inline double finite_psnr(const torch::Tensor& actual, const torch::Tensor& expected) {
   constexpr double kEqual = 100;
-  return std::min(kEqual, psnr(actual, expected));
+  const auto decibels = psnr(actual, expected);
+  return std::isnan(decibels) ? 0 : std::min(kEqual, decibels);
 }
 
 /// `ssim`, or NaN for pictures that are smaller than its window.

@@ -208,7 +208,7 @@ void StableDiffusionPipeline::set_scheduler(std::string_view class_name) {
 }
 
 std::string StableDiffusionPipeline::scheduler_name() const {
-  return impl_->scheduler->name();
+  return impl_->scheduler->configured_name();
 }
 
 UNet StableDiffusionPipeline::unet() const {

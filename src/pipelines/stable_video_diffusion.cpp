@@ -216,7 +216,7 @@ void StableVideoDiffusionPipeline::set_scheduler(std::string_view class_name) {
 }
 
 std::string StableVideoDiffusionPipeline::scheduler_name() const {
-  return impl_->scheduler->name();
+  return impl_->scheduler->configured_name();
 }
 
 std::string StableVideoDiffusionPipeline::model_type() const {

@@ -193,7 +193,7 @@ void TextToVideoZeroPipeline::set_scheduler(std::string_view class_name) {
 }
 
 std::string TextToVideoZeroPipeline::scheduler_name() const {
-  return impl_->scheduler->name();
+  return impl_->scheduler->configured_name();
 }
 
 std::string TextToVideoZeroPipeline::model_type() const {

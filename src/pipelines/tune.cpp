@@ -37,6 +37,15 @@ void check(const TuneRequest& request) {
                  "speedup must be above 1, got {:g}", request.speedup.value_or(0));
   check_argument(!request.cache_branch_ids.empty(), "there must be one cache_branch_id or more, got none");
   check_argument(request.params.decode, "pictures are compared: decode must be true");
+  check_argument(!request.params.callback, "a callback might end runs whose pictures are compared: none is allowed");
+}
+
+/// What tells given tensors from others.
+Json digest(const torch::Tensor& tensor) {
+  if (!tensor.defined()) return nullptr;
+  const auto values = tensor.detach().to(torch::kCPU, torch::kDouble).flatten();
+  const auto places = torch::arange(1, values.numel() + 1, torch::kDouble);
+  return {values.numel(), values.sum().item<double>(), values.dot(places).item<double>()};
 }
 
 /// A prompt, and its uncached pictures.
@@ -138,7 +147,7 @@ class Tuner {
   void find_psnr(std::int64_t branch, const StepCost& cost, double min_psnr) {
     std::int64_t last = 0;
     for (auto interval = kLongestInterval; interval >= 2; --interval) {
-      const auto count = (num_steps_ + interval - 1) / interval;
+      const auto count = count_full_steps(num_steps_, interval);
       if (count == std::exchange(last, count)) continue;
       if (std::ranges::any_of(result_.points, [&](const TunePoint& point) {
             return point.tuned_psnr_db >= min_psnr && point.speedup >= cost.speedup(count);
@@ -179,9 +188,15 @@ class Tuner {
 
   /// What the tries depend on.
   Json identity() const {
-    auto json = describe_request({.prompts = request_.prompts, .params = request_.params}, pipe_, "");
+    const auto& params = request_.params;
+    auto json = describe_request({.model = request_.model, .prompts = request_.prompts, .params = params}, pipe_, "");
     json["prompts"] = request_.prompts;
     json["model_type"] = pipe_.model_type();
+    json["num_branches"] = pipe_.unet().num_branches();
+    for (const auto& [name, tensor] :
+         {std::pair("latents", params.latents), {"image", params.image}, {"mask", params.mask}})
+      json["given"][name] = digest(tensor);
+    for (const auto& control : params.control_images) json["given"]["controls"].push_back(digest(control.image));
     json["forecast_order"] = request_.forecast_order;
     return json;
   }
@@ -190,12 +205,16 @@ class Tuner {
     if (request_.progress.empty()) return;
     if (!std::filesystem::exists(request_.progress)) return check_writable(request_.progress);
     const auto json = read_json(request_.progress);
-    check_data(json.contains("request") && json.contains("tries"), "{} isn't what an earlier tuning left",
-               request_.progress.string());
+    const auto malformed = fmt::format("{} isn't what an earlier tuning left", request_.progress.string());
+    check_data(json.contains("request") && json.contains("tries"), "{}", malformed);
     check_argument(json["request"] == nlohmann::json(identity()), "{} is what another request's tuning left: {}",
                    request_.progress.string(), json["request"].dump());
-    for (const auto& tried : json["tries"])
-      tries_[{tried.at(0).get<std::int64_t>(), tried.at(1).get<FullSteps>()}] = tried.at(2).get<double>();
+    try {
+      for (const auto& tried : json["tries"])
+        tries_[{tried.at(0).get<std::int64_t>(), tried.at(1).get<FullSteps>()}] = tried.at(2).get<double>();
+    } catch (const nlohmann::json::exception& error) {
+      throw std::runtime_error(fmt::format("{}: {}", malformed, error.what()));
+    }
   }
 
   void save_progress() const {

@@ -135,7 +135,7 @@ void UnconditionalPipeline::set_scheduler(std::string_view class_name) {
 }
 
 std::string UnconditionalPipeline::scheduler_name() const {
-  return impl_->scheduler->name();
+  return impl_->scheduler->configured_name();
 }
 
 std::string UnconditionalPipeline::model_type() const {

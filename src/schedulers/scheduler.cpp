@@ -111,7 +111,9 @@ std::unique_ptr<Scheduler> Scheduler::from_json(std::string_view json, std::stri
     throw std::runtime_error(fmt::format("the scheduler's configuration isn't valid JSON: {}", error.what()));
   }
   const auto& chosen = choose_class(config, class_name);
-  return chosen.make(ConfigReader(config));
+  auto scheduler = chosen.make(ConfigReader(config));
+  scheduler->configured_name_ = std::ranges::find(kClasses, chosen.make, &SchedulerClass::make)->name;
+  return scheduler;
 }
 
 torch::Tensor Scheduler::timestep(std::int64_t step_index) const {

@@ -208,6 +208,13 @@ class OutputTest(GenerateTest):
             result = self.generate(*arguments)
             self.assertEqual(result.returncode, 2)
             self.assertIn(message, result.stderr)
+        for outputs, message in (
+            (("-o", "none/policy.json"), "can't write none/policy.json"),
+            (("--progress", "policy.json"), "two outputs would have the name policy.json"),
+        ):
+            result = self.run_program(*tune, "--full-steps", 2, *outputs)
+            self.assertEqual(result.returncode, 2)
+            self.assertIn(message, result.stderr)
         result = self.run_program(*tune, "--speedup", 1000)
         self.assertEqual(result.returncode, 3)
         self.assertIn("can't be reached; the best is", result.stderr)
@@ -294,6 +301,11 @@ class OutputTest(GenerateTest):
             result = self.run_program(*compare, *arguments)
             self.assertEqual(result.returncode, 2, arguments)
             self.assertIn(message, result.stderr)
+
+    def test_a_model_with_a_slash_at_its_end_has_its_name(self):
+        command = "deepcache", "generate", "-m", f"{PACKAGES}/sd1/", "-p", "sun", "--steps", 2, "--report", "r.json"
+        self.assertEqual(self.run_program(*command).returncode, 0)
+        self.assertEqual(json.loads((self.folder / "r.json").read_text())["request"]["model"], "sd1")
 
     def test_reports_say_what_was_asked(self):
         self.latents(

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <filesystem>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <vector>
@@ -126,6 +127,7 @@ TEST(EvenPolicy, FullFromTheFirstToTheLastStepButOne) {
   for (std::int64_t steps = 1; steps < 60; ++steps)
     for (std::int64_t interval = 1; interval < 12; ++interval)
       EXPECT_EQ(full_steps(steps, interval).size(), full_steps_of(*make_uniform_policy(interval), steps).size());
+  EXPECT_EQ(full_steps(7, std::numeric_limits<std::int64_t>::max()), (std::vector<std::int64_t>{0}));
   EXPECT_TRUE(make_even_policy(7, 7)->is_full_step(7));
   EXPECT_EQ(make_even_policy(50, 5)->describe(), "evenly to the last step but one, 1 of 5 steps in a run of 50");
   expect_error<std::invalid_argument>([] { make_even_policy(0, 2); }, {"number of steps", "got 0"});

@@ -8,6 +8,7 @@
 #include "deepcache/image.hpp"
 #include "expect_error.hpp"
 #include "io/line_chart.hpp"
+#include "pipelines/likeness.hpp"
 
 namespace deepcache {
 namespace {
@@ -151,6 +152,29 @@ TEST_F(Compare, EndsWhereTheCallbackSays) {
   expect_error<std::invalid_argument>([&] { none.html(); }, {"no prompt was run"});
 }
 
+TEST_F(Compare, LeavesOutNumbersOfStepsThatTheSchedulerCannotMake) {
+  auto asked = request();
+  asked.intervals = {2, 3, 4, 8};
+  asked.tolerances.clear();
+  const auto counts = [&] {
+    std::vector<std::int64_t> fewer;
+    for (const auto& result : compare(pipe, asked).ways)
+      if (result.way.kind == "fewer steps") fewer.push_back(result.way.num_inference_steps);
+    return fewer;
+  };
+  pipe.set_scheduler("ddim");
+  auto expected = counts();
+  EXPECT_EQ(std::erase(expected, 3), 1U);
+  pipe.set_scheduler("compvis_ddim");  // 3 steps would begin at timestep 1000
+  EXPECT_EQ(counts(), expected);
+}
+
+TEST(FinitePsnr, IsANumber) {
+  const auto picture = torch::rand({3, 4, 4});
+  EXPECT_EQ(finite_psnr(picture, picture), 100);
+  EXPECT_EQ(finite_psnr(picture / 0 * 0, picture), 0);
+}
+
 TEST_F(Compare, SaysWhatIsWrong) {
   refuse([](auto& asked) { asked.prompts.clear(); }, "one prompt or more, got none");
   refuse([](auto& asked) { asked.params.decode = false; }, "decode must be true");
@@ -158,6 +182,12 @@ TEST_F(Compare, SaysWhatIsWrong) {
   refuse([](auto& asked) { asked.tolerances = {1}; }, "adaptive, 1: tolerance must be above 0 and below 1, got 1");
   refuse([](auto& asked) { asked.forecast_order = 0; }, "forecast_order must be 1 or 2 here, got 0");
   refuse([](auto& asked) { asked.forecast_order = 3; }, "forecast_order must be 0 to 2, got 3");
+  refuse([](auto& asked) { asked.cache_branch_id = -1; }, "0 or above, got -1: the whole output is run in any case");
+  refuse(
+      [](auto& asked) {
+        asked.further = {{.name = "mine", .cache = {.skip_mode = SkipMode::kList, .full_steps = {0}, .num_steps = 9}}};
+      },
+      "mine: the full steps are for runs of 9 calls of the UNet, got a run of 8");
   refuse([](auto& asked) { asked.cache_branch_id = 8; }, "cache_branch_id must be 0 to 7");
   refuse([](auto& asked) { asked.params.num_inference_steps = 0; }, "number of inference steps must be from 1");
   refuse([](auto& asked) { asked.further = {{.name = "mine", .cache = {.cache_branch_id = 50}}}; },

@@ -81,6 +81,15 @@ TEST(CpuAttention, ScoresOfAnySize) {
   const auto key = torch::tensor({{1.0, 1.0}, {-1.0, -1.0}, {0.0, 0.0}}).to(torch::kFloat).view({1, 1, 3, 2});
   expect_tensor_near(cpu::attention(query, key, value, 1.0).flatten(), torch::tensor({0.0F, 1.0F}), 1e-6);
   expect_tensor_near(cpu::attention(-query, key, value, 1.0).flatten(), torch::tensor({2.0F, 3.0F}), 1e-6);
+  const auto huge = torch::tensor({{-1e30F, 0.0F}, {0.0F, 0.0F}, {-1e30F, 0.0F}}).view({1, 1, 3, 2});  // to -infinity
+  expect_tensor_near(cpu::attention(1e30 * query, huge, value, 1.0).flatten(), torch::tensor({2.0F, 3.0F}), 1e-6);
+}
+
+TEST(CpuAttention, OfRowsThatShareMemory) {
+  torch::manual_seed(0);
+  const auto query = torch::randn({1, 2, 1, 8}).expand({1, 2, 5, 8}), key = torch::randn({1, 2, 7, 8});
+  expect_tensor_near(cpu::attention(query, key, key, std::nullopt), at::scaled_dot_product_attention(query, key, key),
+                     1e-6);
 }
 
 TEST(CpuGroupNorm, IsExactToRounding) {
@@ -140,6 +149,9 @@ TEST(CpuGeglu, IsExactToRounding) {
   EXPECT_EQ(gelu[0][1].item<float>(), 30);
   EXPECT_NEAR(gelu[0][2].item<float>(), -5 * 0.5 * std::erfc(5 / std::sqrt(2.0)), 1e-6);
   EXPECT_EQ(gelu[0][3].item<float>(), 0);
+  const auto huge = cpu::geglu(torch::tensor({1.0F, 1.0F, 1e20F, -1e20F}).view({1, 4}));  // whose squares are infinite
+  EXPECT_EQ(huge[0][0].item<float>(), 1e20F);
+  EXPECT_EQ(huge[0][1].item<float>(), 0);
 }
 
 class CpuLayers : public testing::TestWithParam<torch::Dtype> {

@@ -45,11 +45,19 @@ TEST(Files, LinksAndDevicesStayWhatTheyAre) {
   write_file(folder.path() / "link", "new");
   EXPECT_TRUE(fs::is_symlink(folder.path() / "link"));
   EXPECT_EQ(read_file(folder.path() / "target"), "new");
+  fs::create_directory(folder.path() / "sub");
+  fs::create_symlink("sub/new", folder.path() / "dangling");
+  fs::create_symlink("dangling", folder.path() / "twice");
+  check_writable(folder.path() / "twice");
+  EXPECT_FALSE(fs::exists(folder.path() / "sub/new"));
+  write_file(folder.path() / "twice", "newest");
+  EXPECT_TRUE(fs::is_symlink(folder.path() / "twice") && fs::is_symlink(folder.path() / "dangling"));
+  EXPECT_EQ(read_file(folder.path() / "sub/new"), "newest");
   if (!fs::is_character_file("/dev/null")) GTEST_SKIP() << "no /dev/null here";
   fs::create_symlink("/dev/null", folder.path() / "null");
   write_file(folder.path() / "null", "x");
   EXPECT_TRUE(fs::is_character_file(folder.path() / "null"));
-  EXPECT_EQ(files_in(folder.path()).size(), 3U);
+  EXPECT_EQ(files_in(folder.path()).size(), 6U);
 }
 
 TEST(Files, ReadingErrorsNameTheFile) {
@@ -58,6 +66,8 @@ TEST(Files, ReadingErrorsNameTheFile) {
   expect_error<std::runtime_error>([&] { read_file(folder.path()); }, {"no such file"});
   write_file(folder.path() / "bad.json", "{\"a\": ");
   expect_error<std::runtime_error>([&] { read_json(folder.path() / "bad.json"); }, {"bad.json isn't valid JSON"});
+  write_file(folder.path() / "large.json", "{\"a\": 1e999}");
+  expect_error<std::runtime_error>([&] { read_json(folder.path() / "large.json"); }, {"large.json isn't valid JSON"});
 }
 
 TEST(Files, Sha256OfKnownText) {  // FIPS 180-4's example

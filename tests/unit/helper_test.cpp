@@ -371,6 +371,13 @@ TEST(HelperTimesteps, CountsAsPythonDoes) {
   for (const auto& step : helper.stats().steps) indices.push_back(step.step_index);
   EXPECT_EQ(indices, (std::vector<std::int64_t>{0, 1, 1, 3, 4}));
   EXPECT_EQ(full_steps(helper), (std::vector<bool>{true, false, false, false, true}));
+  // The repeated timestep doesn't lose the feature that the one after it needs.
+  helper.set_params({.forecast_order = 0,
+                     .skip_mode = SkipMode::kList,
+                     .full_steps = {0, 1, 2},
+                     .step_counting = StepCounting::kTimesteps});
+  for (const int seed : {0, 1, 1, 2}) call(unet, seed);
+  EXPECT_EQ(full_steps(helper), (std::vector<bool>{true, true, true, false}));
   expect_error<std::invalid_argument>([&] { call(unet, 50); }, {"timestep 450 isn't in the schedule"});
   expect_error<std::invalid_argument>([&] { call(unet, 0); }, {"needs the schedule", "begin_run"});
 
@@ -440,6 +447,10 @@ TEST(Helper, NonUniformModesNeedTheSchedule) {
   helper.set_params({.cache_interval = 3, .skip_mode = SkipMode::kCenter, .pow = 1.4, .center = 5});  // keeps it
   call(unet, 0);
   EXPECT_EQ(helper.stats().policy, make_center_policy(10, 3, 5, 1.4)->describe());
+  helper.set_params(
+      {.cache_interval = 3, .skip_mode = SkipMode::kCenter, .pow = 1.4, .center = 25});  // for a longer one
+  unet.begin_run(torch::arange(49, -1, -1));
+  EXPECT_EQ(helper.stats().policy, make_center_policy(50, 3, 25, 1.4)->describe());
 }
 
 TEST(Helper, ListsTimestepsAndWindows) {

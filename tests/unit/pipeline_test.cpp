@@ -103,9 +103,9 @@ TEST_F(PipelineTest, AThrowingCallbackLeavesThePipelineUsable) {
 TEST_F(PipelineTest, SchedulersByName) {
   EXPECT_EQ(pipe.scheduler_name(), "DDIMScheduler");
   pipe.set_scheduler("plms");
-  EXPECT_EQ(pipe.scheduler_name(), "PNDMScheduler");
+  EXPECT_EQ(pipe.scheduler_name(), "plms");
   expect_error<std::invalid_argument>([&] { pipe.set_scheduler("magic"); }, {"magic", "ddim", "plms"});
-  EXPECT_EQ(pipe.scheduler_name(), "PNDMScheduler");
+  EXPECT_EQ(pipe.scheduler_name(), "plms");
 }
 
 TEST_F(PipelineTest, APackageOfAnUnknownSchedulerRunsWithAnotherOne) {

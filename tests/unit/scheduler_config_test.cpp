@@ -51,6 +51,24 @@ TEST(SchedulerConfig, ChoosesTheClass) {
   }
 }
 
+TEST(SchedulerConfig, ConfiguredNamesMakeTheSame) {
+  for (const auto& [made_by, name] : {std::pair{"", "DDIMScheduler"},
+                                      {"ddim", "DDIMScheduler"},
+                                      {"plms", "plms"},
+                                      {"PNDMScheduler", "PNDMScheduler"},
+                                      {"dpm++_2m", "DPMSolverMultistepScheduler"},
+                                      {"dpm++_2m_sde_karras", "dpm++_2m_sde_karras"},
+                                      {"generalized_ddim_quad", "generalized_ddim_quad"}}) {
+    const auto scheduler = Scheduler::from_json(kDdim, made_by);
+    EXPECT_EQ(scheduler->configured_name(), name);
+    EXPECT_EQ(scheduler->clone()->configured_name(), name);
+    const auto again = Scheduler::from_json(kDdim, name);
+    scheduler->set_timesteps(9);
+    again->set_timesteps(9);
+    EXPECT_TRUE(again->timesteps().equal(scheduler->timesteps()));
+  }
+}
+
 TEST(SchedulerConfig, RefusesUnknownClasses) {
   const auto known = "DDIMScheduler, PNDMScheduler, ";
   expect_error<std::invalid_argument>([] { Scheduler::from_json(kDdim, "DDIM"); }, {"\"DDIM\"", known});

@@ -196,6 +196,15 @@ TEST_F(Tune, GoesOnFromWhatWasTried) {
   asked.params.negative_prompt = "blue";
   expect_error<std::invalid_argument>([&] { tune(pipe, asked); }, {"progress.json is what another request's"});
   asked.params.negative_prompt.reset();
+  asked.model = "another";
+  expect_error<std::invalid_argument>([&] { tune(pipe, asked); }, {"progress.json is what another request's"});
+  asked.model.clear();
+  asked.params.latents = torch::ones({1, 4, 8, 8});
+  expect_error<std::invalid_argument>([&] { tune(pipe, asked); }, {"progress.json is what another request's"});
+  asked.params.latents = {};
+  json["tries"] = {{0, {0}}};
+  write_file(asked.progress, json.dump());
+  expect_error<std::runtime_error>([&] { tune(pipe, asked); }, {"isn't what an earlier tuning left"});
   asked.params.num_inference_steps = 9;
   expect_error<std::invalid_argument>([&] { tune(pipe, asked); }, {"progress.json is what another request's"});
   write_file(asked.progress, "{}");
@@ -293,6 +302,7 @@ TEST_F(Tune, SaysWhatIsWrong) {
   refuse([](auto& asked) { asked.full_steps = 0; }, "full_steps must be 1 to the run's 8 calls of the UNet, got 0");
   refuse([](auto& asked) { asked.full_steps = 9; }, "got 9");
   refuse([](auto& asked) { asked.params.decode = false; }, "decode must be true");
+  refuse([](auto& asked) { asked.params.callback = [](const PipelineStep&) { return true; }; }, "none is allowed");
   refuse([](auto& asked) { asked.cache_branch_ids = {0, 50}; }, "cache_branch_id must be");
   refuse([](auto& asked) { asked.cache_branch_ids.clear(); }, "one cache_branch_id or more, got none");
   refuse([](auto& asked) { asked.forecast_order = 3; }, "forecast_order must be 0 to 2, got 3");
