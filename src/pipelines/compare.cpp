@@ -168,7 +168,7 @@ class Comparer {
   Comparer(StableDiffusionPipeline& pipe, const CompareRequest& request)
       : pipe_(pipe), request_(request), helper_(pipe) {
     check(request);
-    pipe.validate(request.prompts, request.params);
+    for (const auto& prompt : request.prompts) pipe.validate({prompt}, request.params);
     helper_.enable();
     const auto cost = measure_cost(pipe, helper_, request.prompts[0], request.params, request.cache_branch_id);
     for (const auto& way : make_ways(request, cost)) {
@@ -197,7 +197,7 @@ class Comparer {
   /// Not every scheduler can make any number of steps.
   bool can_run(const Way& way) const {
     try {
-      pipe_.validate(request_.prompts, params_of(way, request_.params));
+      pipe_.validate({request_.prompts[0]}, params_of(way, request_.params));
       return true;
     } catch (const std::invalid_argument&) {
       return false;
@@ -206,7 +206,7 @@ class Comparer {
 
   void check_way(const Way& way, std::int64_t num_steps) {
     try {
-      pipe_.validate(request_.prompts, params_of(way, request_.params));
+      pipe_.validate({request_.prompts[0]}, params_of(way, request_.params));
       helper_.set_params(way.cache);
       const auto made_for = way.cache.num_steps;
       check_argument(made_for == 0 || made_for == num_steps || way.num_inference_steps != 0,

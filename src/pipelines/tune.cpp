@@ -58,7 +58,7 @@ class Tuner {
  public:
   Tuner(StableDiffusionPipeline& pipe, const TuneRequest& request) : pipe_(pipe), request_(request), helper_(pipe) {
     check(request);
-    pipe.validate(request.prompts, request.params);
+    for (const auto& prompt : request.prompts) pipe.validate({prompt}, request.params);
     for (const auto branch : request.cache_branch_ids)
       helper_.set_params({.cache_interval = 2, .cache_branch_id = branch, .forecast_order = request.forecast_order});
     helper_.enable();

@@ -152,6 +152,14 @@ TEST_F(Compare, EndsWhereTheCallbackSays) {
   expect_error<std::invalid_argument>([&] { none.html(); }, {"no prompt was run"});
 }
 
+TEST_F(Compare, GivenLatentsAreEachPrompts) {
+  auto asked = request();
+  asked.intervals = {4};
+  asked.tolerances.clear();
+  asked.params.latents = torch::ones({1, 4, 8, 8});
+  EXPECT_EQ(compare(pipe, asked).prompts, asked.prompts);
+}
+
 TEST_F(Compare, LeavesOutNumbersOfStepsThatTheSchedulerCannotMake) {
   auto asked = request();
   asked.intervals = {2, 3, 4, 8};

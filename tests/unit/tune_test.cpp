@@ -201,7 +201,7 @@ TEST_F(Tune, GoesOnFromWhatWasTried) {
   asked.model.clear();
   asked.params.latents = torch::ones({1, 4, 8, 8});
   expect_error<std::invalid_argument>([&] { tune(pipe, asked); }, {"progress.json is what another request's"});
-  asked.params.latents = {};
+  asked.params.latents = torch::Tensor();
   json["tries"] = {{0, {0}}};
   write_file(asked.progress, json.dump());
   expect_error<std::runtime_error>([&] { tune(pipe, asked); }, {"isn't what an earlier tuning left"});
