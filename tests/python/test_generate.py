@@ -413,7 +413,7 @@ class BadInputTest(GenerateTest):
     def test_a_policy_is_instead_of_other_flags(self):
         (self.folder / "policy.json").write_text("{}")
         for flag in "--cache-interval", "--cache-branch-id", "--forecast-order", "--full-last":
-            self.expect_refused("--cache-policy excludes " + flag, "sd1", "--cache-policy", "policy.json", flag, 1)
+            self.expect_refused(flag + " excludes --cache-policy", "sd1", "--cache-policy", "policy.json", flag, 1)
 
     def test_refiners(self):
         other = self.folder / "other"
