@@ -62,6 +62,7 @@ class Tuner {
     for (const auto branch : request.cache_branch_ids)
       helper_.set_params({.cache_interval = 2, .cache_branch_id = branch, .forecast_order = request.forecast_order});
     helper_.enable();
+    identity_ = identity();
     load_progress();
     for (const auto branch : request.cache_branch_ids)
       costs_[branch] = measure_cost(pipe, helper_, request.prompts[0], request.params, branch);
@@ -207,7 +208,7 @@ class Tuner {
     const auto json = read_json(request_.progress);
     const auto malformed = fmt::format("{} isn't what an earlier tuning left", request_.progress.string());
     check_data(json.contains("request") && json.contains("tries"), "{}", malformed);
-    check_argument(json["request"] == nlohmann::json(identity()), "{} is what another request's tuning left: {}",
+    check_argument(json["request"] == nlohmann::json(identity_), "{} is what another request's tuning left: {}",
                    request_.progress.string(), json["request"].dump());
     try {
       for (const auto& tried : json["tries"])
@@ -221,12 +222,13 @@ class Tuner {
     if (request_.progress.empty()) return;
     auto tries = Json::array();
     for (const auto& [tried, db] : tries_) tries.push_back({tried.first, tried.second, db});
-    write_file(request_.progress, Json{{"request", identity()}, {"tries", std::move(tries)}}.dump() + "\n");
+    write_file(request_.progress, Json{{"request", identity_}, {"tries", std::move(tries)}}.dump() + "\n");
   }
 
   StableDiffusionPipeline& pipe_;
   const TuneRequest& request_;
   Helper helper_;
+  Json identity_;
   std::vector<Sample> tuned_on_, held_out_;
   std::map<std::int64_t, StepCost> costs_;  // by branch
   std::int64_t num_steps_ = 0;
