@@ -1,8 +1,12 @@
-"""Renders the training set of the emoji model: 64x64 pictures and their captions.
+"""Renders a training set of the emoji model: 64x64 pictures and their captions.
 
-    python tools/train_emoji/make_dataset.py --out emoji-487          # the chosen subgroups: 487 pictures
-    python tools/train_emoji/make_dataset.py --all --out emoji-1849   # all without a skin tone: 1,849 pictures
+    python tools/train_emoji/make_dataset.py chosen --out emoji/chosen   # COUNT_chosen pictures: subgroups that a small model learns well
+    python tools/train_emoji/make_dataset.py all --out emoji/all         # COUNT_all: every emoji without a skin tone
+    python tools/train_emoji/make_dataset.py more --out emoji/more       # COUNT_more: of `all`, what isn't chosen, a flag, a clock, a sign or
+                                                                         # one more hair, gender or number of the same person
+    python tools/train_emoji/make_dataset.py colors --out emoji/colors   # COUNT_colors: the chosen in other colours, "blue guitar"
 
+The captions of bench/quality_prompts.txt aren't among `colors`: they are there to measure what wasn't learnt by heart.
 Needs Debian's fonts-noto-color-emoji, unicode-cldr-core and unicode-data, and from PyPI emoji, numpy and pillow. The
 counts are those of Debian 12's packages (Noto Color Emoji 2.042, CLDR 41, Unicode 15.0).
 Writes images.npy, uint8 [N, 64, 64, 3], and captions.json, N x [character, name, keywords].
@@ -10,6 +14,7 @@ Writes images.npy, uint8 [N, 64, 64, 3], and captions.json, N x [character, name
 
 import argparse
 import json
+import re
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -54,6 +59,27 @@ SUBGROUPS = {  # of emoji-test.txt; few enough to be learnt well by a small mode
     "sky & weather",
 }
 EXCLUDE = ("o’clock", "thirty", "moon", "Japanese", "calendar", "mahjong")
+UNUSUAL = {  # subgroups left out of `more`
+    "country-flag", "subdivision-flag", "flag", "family", "person-activity", "person-sport", "person-resting",
+    "person-role", "person-gesture", "person-fantasy", "alphanum", "keycap", "geometric", "arrow", "av-symbol",
+    "other-symbol", "time", "zodiac", "math", "punctuation", "currency", "gender", "religion", "transport-sign",
+    "warning",
+}
+VARIANT = re.compile(r"\b(man|woman|men|women|boy|girl)\b.*:|: .*(hair|beard|bald)|^(man|woman|men|women)\b.* ")
+COLORS = {  # hue in degrees, factors of saturation and brightness
+    "red": (0, 1.0, 0.95),
+    "orange": (28, 1.0, 1.0),
+    "yellow": (50, 0.95, 1.05),
+    "green": (125, 0.9, 0.8),
+    "blue": (215, 1.0, 0.95),
+    "purple": (280, 0.85, 0.85),
+    "pink": (332, 0.5, 1.1),
+    "brown": (22, 0.75, 0.6),
+    "black": (0, 0.05, 0.3),
+    "white": (0, 0.06, 1.15),
+    "golden": (44, 1.0, 0.9),
+    "gray": (0, 0.05, 0.75),
+}
 
 
 def annotations():
@@ -93,19 +119,63 @@ def render(text, font):
     return np.asarray(image.crop((8, 8, 152, 152)).resize((64, 64), Image.LANCZOS))
 
 
-def wanted(text, data, key, names, groups, everything):
+def wanted(text, data, key, names, groups, kind):
     if data["status"] != emoji.STATUS["fully_qualified"] or any(0x1F3FB <= ord(c) <= 0x1F3FF for c in text):
         return False
     name = names.get(key, {}).get("name")
-    return bool(name) and (everything or (groups.get(key) in SUBGROUPS and not any(word in name for word in EXCLUDE)))
+    if not name or kind == "all":
+        return bool(name)
+    chosen = groups.get(key) in SUBGROUPS and not any(word in name for word in EXCLUDE)
+    if kind == "more":
+        unusual = groups.get(key) in UNUSUAL or VARIANT.search(name) or "o’clock" in name or "thirty" in name
+        return not chosen and not unusual
+    return chosen
+
+
+def recolor(pixels, hue, saturation, brightness):
+    """What has the picture's main hue in another one; a grey picture is tinted. Outlines and highlights stay."""
+    hsv = np.asarray(Image.fromarray(pixels).convert("HSV")).astype(np.float32) / 255
+    strength = hsv[..., 1] * hsv[..., 2]
+    vivid = strength > 0.25
+    background = (pixels > 250).all(-1)
+    if vivid.sum() > 0.15 * (~background).sum():
+        histogram, edges = np.histogram(hsv[..., 0][vivid], 36, (0, 1), weights=strength[vivid])
+        smooth = histogram + np.roll(histogram, 1) + np.roll(histogram, -1)
+        main = (edges[smooth.argmax()] + edges[smooth.argmax() + 1]) / 2
+        distance = np.abs((hsv[..., 0] - main + 0.5) % 1 - 0.5)
+        near = np.clip((50 / 360 - distance) / (15 / 360), 0, 1) * np.clip(hsv[..., 1] / 0.2, 0, 1)
+        base = hsv[..., 1]
+    else:  # grey: what is light takes the colour
+        near = np.clip((hsv[..., 2] - 0.25) / 0.3, 0, 1) * (~background)
+        base = np.full_like(hsv[..., 1], 0.75)
+    new = np.stack([np.full_like(base, hue / 360), base * saturation, hsv[..., 2] * brightness], -1).clip(0, 1)
+    new = np.asarray(Image.fromarray((new * 255).round().astype(np.uint8), "HSV").convert("RGB")).astype(np.float32)
+    return (pixels + near[..., None] * (new - pixels)).round().clip(0, 255).astype(np.uint8)
+
+
+def in_other_colors(images, captions):
+    """Each picture in each of COLORS, but for names that a picture has already or that are kept for measuring."""
+    kept = set((Path(__file__).parents[2] / "bench/quality_prompts.txt").read_text(encoding="utf8").split("\n"))
+    taken = kept | {caption[1] for caption in captions}
+    words = re.compile(r"\b(" + "|".join(COLORS) + r")\b ?")
+    for pixels, (text, name, keywords) in zip(images, captions, strict=True):
+        thing = words.sub("", name).strip()
+        if not thing or name == "orange":
+            continue
+        for color, (hue, saturation, brightness) in COLORS.items():
+            if (caption := f"{color} {thing}") in taken:
+                continue
+            recolored = recolor(pixels, hue, saturation, brightness)
+            if (recolored < 235).sum() < 0.2 * (pixels < 235).sum():
+                continue  # hardly to be seen on white
+            taken.add(caption)
+            yield recolored, [text, caption, [f"{color} {k}" for k in keywords]]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--all", action="store_true", help="every emoji without a skin tone, not only the chosen subgroups"
-    )
-    parser.add_argument("--out", type=Path, default=".", help="folder to write")
+    parser.add_argument("kind", choices=["chosen", "all", "more", "colors"])
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
     args = parser.parse_args()
     for needed in (CLDR, EMOJI_TEST, FONT):
         if not needed.exists():
@@ -114,12 +184,14 @@ def main():
     images, captions = [], []
     for text, data in emoji.EMOJI_DATA.items():
         key = text.replace("\ufe0f", "")
-        if not wanted(text, data, key, names, groups, args.all):
+        if not wanted(text, data, key, names, groups, args.kind):
             continue
         pixels = render(text, font)
         if pixels is not None and (pixels < 250).sum() >= 100:
             images.append(pixels)
             captions.append([text, names[key]["name"], names[key]["keywords"]])
+    if args.kind == "colors":
+        images, captions = zip(*in_other_colors(images, captions), strict=True)
     args.out.mkdir(parents=True, exist_ok=True)
     np.save(args.out / "images.npy", np.stack(images))
     (args.out / "captions.json").write_text(json.dumps(captions))

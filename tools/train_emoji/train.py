@@ -1,13 +1,15 @@
 """Trains the emoji model: a latent-diffusion text-to-image model in diffusers' layout, small enough to ship.
 
-Stages: a CLIP-style byte-level BPE; an autoencoder (64x64x3 to 16x16x4); then a UNet with cross-attention and its CLIP
-text encoder, together, on epsilon prediction. Runs on two CPU cores in hours, on a GPU in minutes. It stops after
---minutes; --resume goes on from the folder's weights with a fresh learning-rate cycle. The shipped model was made by:
+Stages: a CLIP-style byte-level BPE; an autoencoder (64x64x3 to 16x16x4); a UNet with cross-attention and its CLIP text
+encoder, together, on epsilon prediction; the decoder once more, alone. Runs on two CPU cores in hours, on a GPU in
+minutes. Each stage stops after its minutes; --resume goes on from the folder's weights with a fresh learning-rate cycle.
+The shipped model was made by:
 
-    python tools/train_emoji/make_dataset.py --all --out emoji-1849
-    python tools/train_emoji/make_dataset.py --out emoji-487
-    python tools/train_emoji/train.py --data emoji-1849 --out pipeline --autoencoder-minutes 12 --minutes 24
-    python tools/train_emoji/train.py --data emoji-487 --out pipeline --minutes 60 --resume
+    for kind in all chosen more colors; do python tools/train_emoji/make_dataset.py $kind --out emoji/$kind; done
+    python tools/train_emoji/train.py --data emoji/all --out pipeline --autoencoder-minutes 12 --minutes 24
+    python tools/train_emoji/train.py --data emoji/chosen --out pipeline --minutes 60 --resume
+    python tools/train_emoji/train.py --data emoji/chosen emoji/more emoji/colors --shares 9 5 6 --out pipeline \
+        --minutes MINUTES --decoder-minutes DECODER --resume
     python tools/export.py pipeline models/emoji --storage-dtype float16
 
 Minutes are wall-clock time, so that another machine gives other weights.
@@ -26,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.models.clip.tokenization_clip import bytes_to_unicode
 
@@ -77,6 +80,30 @@ def optimise(loss, optimizer, parameters, rate):
     optimizer.step()
 
 
+def fast_training(network, device):
+    """On a CPU, the fused attention's backward and channels_last are slower than plain operators."""
+    if device == "cpu":
+        network.set_attn_processor(AttnProcessor())
+        return network.to(memory_format=torch.contiguous_format)
+    return network.to(device, memory_format=torch.channels_last)
+
+
+def autocast(device):
+    """bfloat16 but for CPUs that would emulate it."""
+    slow = device == "cpu" and not torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_avx512_supported()
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=not slow)
+
+
+def reconstruction_loss(output, batch):
+    edges = F.l1_loss(output.diff(dim=3), batch.diff(dim=3)) + F.l1_loss(output.diff(dim=2), batch.diff(dim=2))
+    return F.l1_loss(output, batch) + F.mse_loss(output, batch) + 0.5 * edges
+
+
+def average_into(averages, parameters, decay):
+    with torch.no_grad():
+        torch._foreach_lerp_(list(averages), list(parameters), 1 - decay)
+
+
 def train_autoencoder(images, seconds, device):
     """Trains on the pictures and their mirror images, and returns the averaged weights."""
     vae = AutoencoderKL(
@@ -90,15 +117,15 @@ def train_autoencoder(images, seconds, device):
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
     )
-    vae = vae.to(device, memory_format=torch.channels_last)
+    vae = fast_training(vae, device)
     average, optimizer = copy.deepcopy(vae), torch.optim.AdamW(vae.parameters(), lr=2e-3, weight_decay=0)
     start, step = time.time(), 0
     while (elapsed := time.time() - start) < seconds:
         batch = images[torch.randint(0, len(images), (24,))]
         if random.random() < 0.5:
             batch = batch.flip(3)
-        batch = batch.to(device, memory_format=torch.channels_last)
-        with torch.autocast(device, dtype=torch.bfloat16):
+        batch = batch.to(device)
+        with autocast(device):
             posterior = vae.encode(batch).latent_dist
             output = vae.decode(posterior.mean + posterior.std.clamp(max=0.3) * torch.randn_like(posterior.mean)).sample
         output, mean, variance, log_variance = (
@@ -107,18 +134,40 @@ def train_autoencoder(images, seconds, device):
             posterior.var.float(),
             posterior.logvar.float(),
         )
-        edges = F.l1_loss(output.diff(dim=3), batch.diff(dim=3)) + F.l1_loss(output.diff(dim=2), batch.diff(dim=2))
         divergence = (mean.square() + variance - 1 - log_variance).sum([1, 2, 3]).mean()
-        loss = F.l1_loss(output, batch) + F.mse_loss(output, batch) + 0.5 * edges + 1e-6 * divergence
+        loss = reconstruction_loss(output, batch) + 1e-6 * divergence
         optimise(loss, optimizer, vae.parameters(), cosine(elapsed / seconds, 2e-3, step, 50))
         step += 1
-        with torch.no_grad():
-            torch._foreach_lerp_(
-                list(average.parameters()), list(vae.parameters()), 1 - min(0.999, (1 + step) / (10 + step))
-            )
+        average_into(average.parameters(), vae.parameters(), min(0.999, (1 + step) / (10 + step)))
         if step % 100 == 0:
             print(f"autoencoder step {step}, {elapsed:.0f} s, loss {loss.item():.4f}", flush=True)
     print(f"autoencoder: {step} steps, loss {loss.item():.4f}", flush=True)
+    return average.eval()
+
+
+def train_decoder(vae, images, latents, seconds, device):
+    """Trains the decoder alone, so that latents keep their meaning, and returns the autoencoder with averaged weights.
+
+    The latents [N, 4, 16, 16] get a little noise, since a denoiser's aren't exact.
+    """
+    vae = fast_training(vae, device).train()
+    parameters = [*vae.post_quant_conv.parameters(), *vae.decoder.parameters()]
+    average = copy.deepcopy(vae)
+    averages = [*average.post_quant_conv.parameters(), *average.decoder.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0)
+    start, step = time.time(), 0
+    while (elapsed := time.time() - start) < seconds:
+        index = torch.randint(0, len(images), (24,))
+        batch, latent = images[index].to(device), latents[index.to(device)] / vae.config.scaling_factor
+        with autocast(device):
+            output = vae.decode(latent + 0.05 * torch.rand(24, 1, 1, 1, device=device) * torch.randn_like(latent)).sample
+        loss = reconstruction_loss(output.float(), batch)
+        optimise(loss, optimizer, parameters, cosine(elapsed / seconds, 1e-3, step, 50))
+        step += 1
+        average_into(averages, parameters, min(0.999, (1 + step) / (10 + step)))
+        if step % 100 == 0:
+            print(f"decoder step {step}, {elapsed:.0f} s, loss {loss.item():.4f}", flush=True)
+    print(f"decoder: {step} steps, loss {loss.item():.4f}", flush=True)
     return average.eval()
 
 
@@ -165,7 +214,7 @@ def new_text_encoder(size):
     )
 
 
-def train_denoiser(unet, text_encoder, tokenizer, latents, captions, args, save):
+def train_denoiser(unet, text_encoder, tokenizer, latents, captions, shares, args, save):
     """Trains UNet and text encoder together, and calls `save` with their averages every ten minutes and at the end."""
     device = args.device
     average_unet, average_text = copy.deepcopy(unet).eval(), copy.deepcopy(text_encoder).eval()
@@ -175,12 +224,12 @@ def train_denoiser(unet, text_encoder, tokenizer, latents, captions, args, save)
     alphas = DDPMScheduler(**BETAS).alphas_cumprod.to(device)
     start, saved, step, losses = time.time(), time.time(), 0, []
     while (elapsed := time.time() - start) < 60 * args.minutes:
-        index = torch.randint(0, len(captions), (args.batch_size,))
+        index = torch.multinomial(shares, args.batch_size, replacement=True)
         tokens = tokenize(tokenizer, [sample_caption(*captions[i][1:]) for i in index.tolist()]).to(device)
         clean = latents[index.to(device)]
         noise, timestep = torch.randn_like(clean), torch.randint(0, 1000, (args.batch_size,), device=device)
         alpha = alphas[timestep].view(-1, 1, 1, 1)
-        with torch.autocast(device, dtype=torch.bfloat16):
+        with autocast(device):
             noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
             prediction = unet(noisy, timestep, text_encoder(tokens).last_hidden_state).sample
         snr = (alpha / (1 - alpha)).flatten()
@@ -189,27 +238,45 @@ def train_denoiser(unet, text_encoder, tokenizer, latents, captions, args, save)
         optimise(loss, optimizer, parameters, cosine(elapsed / (60 * args.minutes), 1e-3, step, 100))
         step += 1
         losses.append(loss.item())
-        with torch.no_grad():
-            torch._foreach_lerp_(averages, parameters, 1 - min(0.9985, (1 + step) / (10 + step)))
+        average_into(averages, parameters, min(0.9985, (1 + step) / (10 + step)))
         if step % 50 == 0:
             print(f"step {step}, {elapsed:.0f} s, loss {np.mean(losses[-50:]):.4f}", flush=True)
         if time.time() - saved > 600:
             saved = time.time()
             save(average_unet, average_text)
-    print(f"{step} steps, loss {np.mean(losses[-50:]):.4f}", flush=True)
+    if step > 0:
+        print(f"{step} steps, loss {np.mean(losses[-50:]):.4f}", flush=True)
     save(average_unet, average_text)
+    return average_unet, average_text
 
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default=".", help="folder of images.npy and captions.json")
+    parser.add_argument("--data", nargs="+", default=["."], help="folders of images.npy and captions.json")
+    parser.add_argument("--shares", nargs="+", type=float, help="how often each folder is drawn from (by its size)")
     parser.add_argument("--out", default="pipeline", help="diffusers pipeline folder")
     parser.add_argument("--minutes", type=float, default=90, help="for UNet and text encoder")
     parser.add_argument("--autoencoder-minutes", type=float, default=12)
+    parser.add_argument("--decoder-minutes", type=float, default=0, help="for the decoder alone, at the end")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--resume", action="store_true", help="go on from the weights in --out; the autoencoder stays")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.shares and len(args.shares) != len(args.data):
+        parser.error(f"--shares takes a number for each of the {len(args.data)} folders of --data, got {len(args.shares)}")
+    return args
+
+
+def read_data(folders, shares):
+    """Pictures [N, 3, 64, 64] in [-1, 1], their captions, and how often each is drawn, [N]."""
+    images, captions, drawn = [], [], []
+    for i, folder in enumerate(folders):
+        images.append(torch.from_numpy(np.load(f"{folder}/images.npy")).permute(0, 3, 1, 2).float() / 127.5 - 1)
+        with open(f"{folder}/captions.json", encoding="utf8") as file:
+            captions += json.load(file)
+        count = len(images[-1])
+        drawn.append(torch.full((count,), shares[i] / count if shares else 1.0))
+    return torch.cat(images), captions, torch.cat(drawn)
 
 
 def main():
@@ -217,9 +284,7 @@ def main():
     torch.manual_seed(0)
     random.seed(0)
     device = args.device
-    images = torch.from_numpy(np.load(f"{args.data}/images.npy")).permute(0, 3, 1, 2).float() / 127.5 - 1
-    with open(f"{args.data}/captions.json", encoding="utf8") as file:
-        captions = json.load(file)
+    images, captions, shares = read_data(args.data, args.shares)
     if not args.resume:
         make_tokenizer(captions, f"{args.out}/tokenizer")
     tokenizer = CLIPTokenizer.from_pretrained(f"{args.out}/tokenizer")
@@ -234,7 +299,7 @@ def main():
         latents = torch.cat([vae.encode(batch.to(device)).latent_dist.mean for batch in images.split(64)])
     if not args.resume:
         vae.register_to_config(scaling_factor=1 / latents.std().item())
-    latents = (latents * vae.config.scaling_factor).contiguous(memory_format=torch.channels_last)
+    latents = latents * vae.config.scaling_factor
 
     def save(average_unet, average_text):
         StableDiffusionPipeline(
@@ -248,8 +313,11 @@ def main():
             scheduler=DDIMScheduler(**BETAS, set_alpha_to_one=False, steps_offset=1),
         ).save_pretrained(args.out)
 
-    unet = unet.to(device, memory_format=torch.channels_last).train()
-    train_denoiser(unet, text_encoder.to(device).train(), tokenizer, latents, captions, args, save)
+    unet, text_encoder = fast_training(unet, device).train(), text_encoder.to(device).train()
+    averages = train_denoiser(unet, text_encoder, tokenizer, latents, captions, shares, args, save)
+    if args.decoder_minutes > 0:
+        vae = train_decoder(vae, images, latents, 60 * args.decoder_minutes, device)
+        save(*averages)
 
 
 if __name__ == "__main__":
