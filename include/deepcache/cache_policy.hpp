@@ -44,6 +44,8 @@ std::shared_ptr<const CachePolicy> make_uniform_policy(std::int64_t cache_interv
 /// Of a run of `num_steps` calls, as many full steps as `make_uniform_policy` has, evenly spread from the first to the
 /// last but one, which matters more than others (docs/quality.md): the k-th of n, from 0, at k * (num_steps - 2) / (n -
 /// 1), rounded. Steps beyond `num_steps` are full.
+/// @param num_steps       1 to 1,000,000
+/// @param cache_interval  1 or above
 /// @throws std::invalid_argument if an argument is out of its range.
 std::shared_ptr<const CachePolicy> make_even_policy(std::int64_t num_steps, std::int64_t cache_interval);
 
@@ -66,6 +68,8 @@ std::shared_ptr<const CachePolicy> make_list_policy(std::vector<std::int64_t> fu
 
 /// Full where the timestep is at least `distance` from that of the last full step: for schedules with uneven steps,
 /// such as Karras sigmas. Steps beyond the schedule are full.
+/// @param timesteps  of the run's calls, in their order (`Scheduler::timesteps`)
+/// @param distance   in timesteps, whichever way they go
 /// @throws std::invalid_argument unless `distance` is finite and above 0.
 std::shared_ptr<const CachePolicy> make_timestep_policy(std::span<const double> timesteps, double distance);
 

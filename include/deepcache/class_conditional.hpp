@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -42,8 +41,8 @@ struct ClassConditionalParams {
   double eta = 0.0;                        ///< DDIM's, 0 to 1
   /// If defined, the initial noise (of unit variance), [B, C, h, w], instead of what the seeds give.
   torch::Tensor latents = {};
-  bool decode = true;                                      ///< false: latents only
-  std::function<bool(const PipelineStep&)> callback = {};  ///< after each step; returning false ends the run
+  bool decode = true;          ///< false: latents only
+  StepCallback callback = {};  ///< after each step; returning false ends the run
 };
 
 struct ClassConditionalResult {

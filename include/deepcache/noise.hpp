@@ -5,10 +5,16 @@
 #include <cstdint>
 #include <vector>
 
-namespace deepcache {
-
 /// Gaussian noise as diffusers' `randn_tensor` draws it: from LibTorch's CPU generator whatever the target device, so
 /// that a seed gives bit for bit the noise of `torch.Generator("cpu").manual_seed(seed)` in Python on that machine.
+///
+///   deepcache::NoiseGenerator generator({42});
+///   auto latents = scheduler.init_noise_sigma() * generator.randn({1, 4, 64, 64}, torch::kFloat);
+///
+/// Not for the noise of Python's generators on a GPU, which draw other numbers.
+namespace deepcache {
+
+/// Draws one after another, each going on where the last one ended.
 class NoiseGenerator {
  public:
   /// One seed: every draw covers the whole batch, as with one generator in Python. Several: one generator for each

@@ -9,6 +9,13 @@
 #include "deepcache/helper.hpp"
 #include "deepcache/image.hpp"
 
+/// What a run was asked and did, for people, for programs, and in the pictures that it made.
+///
+///   deepcache::RunReport report{.request = request_json, .cache = params, .stats = helper.stats()};
+///   deepcache::save_reports({report}, "run.json");
+///   deepcache::save_png(images[0], "0.png", report.png_text(0));
+///
+/// Not for runs that are compared in many ways: compare.hpp.
 namespace deepcache {
 
 /// A run set beside the same run without caching.

@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -43,8 +42,8 @@ struct StableVideoDiffusionParams {
                                            ///< whole batch; or one for each video, as from a list of generators
   /// If defined, the initial noise (of unit variance), [B, F, C, h, w], instead of what the seeds give.
   torch::Tensor latents = {};
-  bool decode = true;                                      ///< false: latents only, as diffusers' output_type="latent"
-  std::function<bool(const PipelineStep&)> callback = {};  ///< after each step; returning false ends the run
+  bool decode = true;          ///< false: latents only, as diffusers' output_type="latent"
+  StepCallback callback = {};  ///< after each step; returning false ends the run
 };
 
 struct StableVideoDiffusionResult {

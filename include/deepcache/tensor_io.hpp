@@ -4,6 +4,12 @@
 
 #include <filesystem>
 
+/// Tensors in files that Python reads and writes, such as latents that two programs begin with.
+///
+///   deepcache::save_tensor(result.latents, "latents.pt");           // torch.load("latents.pt") in Python
+///   auto latents = deepcache::load_tensor("latents.pt").to(device);
+///
+/// Not for weights, which are in model packages, nor for several tensors in a file.
 namespace deepcache {
 
 /// Writes one tensor as `torch.save` does; Python reads it by `torch.load(file)`. The file is whole or absent.

@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -64,7 +63,7 @@ struct TextToVideoZeroParams {
   VaeOptions vae = {};
   bool decode = true;  ///< false: latents only, as diffusers' output_type="latent"
   /// After each step; returning false ends the run. Latents are [1, C, h, w] until the frames part at t1.
-  std::function<bool(const PipelineStep&)> callback = {};
+  StepCallback callback = {};
 };
 
 struct TextToVideoZeroResult {

@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -37,7 +36,7 @@ struct UnconditionalParams {
                                            ///< whole batch; or one for each picture, as from a list of generators
   torch::Tensor latents = {};  ///< if defined, the initial noise (of unit variance), [B, C, H, W], instead of what the
                                ///< seeds give
-  std::function<bool(const PipelineStep&)> callback = {};  ///< after each step; returning false ends the run
+  StepCallback callback = {};  ///< after each step; returning false ends the run
 };
 
 struct UnconditionalResult {

