@@ -1,15 +1,14 @@
 """Trains the emoji model: a latent-diffusion text-to-image model in diffusers' layout, small enough to ship.
 
-Stages: a CLIP-style byte-level BPE; an autoencoder (64x64x3 to 16x16x4); a UNet with cross-attention and its CLIP text
-encoder, together, on epsilon prediction; the decoder once more, alone. Runs on two CPU cores in hours, on a GPU in
-minutes. Each stage stops after its minutes; --resume goes on from the folder's weights, in a new cycle of learning
-rates. The shipped model was made by:
+Stages: a CLIP-style byte-level BPE; an autoencoder (64x64x3 to 16x16x4); then a UNet with cross-attention and its CLIP
+text encoder, together, on epsilon prediction. Runs on two CPU cores in hours, on a GPU in minutes. It stops after
+--minutes; --resume goes on from the folder's weights with a fresh learning-rate cycle. The shipped model was made by:
 
     for kind in all chosen more colors; do python tools/train_emoji/make_dataset.py $kind --out emoji/$kind; done
     python tools/train_emoji/train.py --data emoji/all --out pipeline --autoencoder-minutes 12 --minutes 24
     python tools/train_emoji/train.py --data emoji/chosen --out pipeline --minutes 60 --resume
     python tools/train_emoji/train.py --data emoji/chosen emoji/more emoji/colors --shares 9 5 6 --out pipeline \
-        --minutes MINUTES --decoder-minutes DECODER --resume
+        --minutes 64 --resume
     python tools/export.py pipeline models/emoji --storage-dtype float16
 
 Minutes are wall-clock time, so that another machine gives other weights.
@@ -84,7 +83,7 @@ def fast_training(network, device):
     """On a CPU, the fused attention's backward and channels_last are slower than plain operators."""
     if device == "cpu":
         network.set_attn_processor(AttnProcessor())
-        return network.to(memory_format=torch.contiguous_format)
+        return network
     return network.to(device, memory_format=torch.channels_last)
 
 
@@ -92,11 +91,6 @@ def autocast(device):
     """bfloat16 but for CPUs that would emulate it."""
     emulated = device == "cpu" and not torch.cpu.get_capabilities().get("avx512_bf16", False)
     return torch.autocast(device, dtype=torch.bfloat16, enabled=not emulated)
-
-
-def reconstruction_loss(output, batch):
-    edges = F.l1_loss(output.diff(dim=3), batch.diff(dim=3)) + F.l1_loss(output.diff(dim=2), batch.diff(dim=2))
-    return F.l1_loss(output, batch) + F.mse_loss(output, batch) + 0.5 * edges
 
 
 def average_into(averages, parameters, decay):
@@ -134,41 +128,15 @@ def train_autoencoder(images, seconds, device):
             posterior.var.float(),
             posterior.logvar.float(),
         )
+        edges = F.l1_loss(output.diff(dim=3), batch.diff(dim=3)) + F.l1_loss(output.diff(dim=2), batch.diff(dim=2))
         divergence = (mean.square() + variance - 1 - log_variance).sum([1, 2, 3]).mean()
-        loss = reconstruction_loss(output, batch) + 1e-6 * divergence
+        loss = F.l1_loss(output, batch) + F.mse_loss(output, batch) + 0.5 * edges + 1e-6 * divergence
         optimise(loss, optimizer, vae.parameters(), cosine(elapsed / seconds, 2e-3, step, 50))
         step += 1
         average_into(average.parameters(), vae.parameters(), min(0.999, (1 + step) / (10 + step)))
         if step % 100 == 0:
             print(f"autoencoder step {step}, {elapsed:.0f} s, loss {loss.item():.4f}", flush=True)
     print(f"autoencoder: {step} steps, loss {loss.item():.4f}", flush=True)
-    return average.eval()
-
-
-def train_decoder(vae, images, latents, seconds, device):
-    """Trains the decoder alone, so that latents keep their meaning, and returns the autoencoder with averaged weights.
-
-    The latents [N, 4, 16, 16] get a little noise, since a denoiser's aren't exact.
-    """
-    vae = fast_training(vae, device).train()
-    parameters = [*vae.post_quant_conv.parameters(), *vae.decoder.parameters()]
-    average = copy.deepcopy(vae)
-    averages = [*average.post_quant_conv.parameters(), *average.decoder.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0)
-    start, step = time.time(), 0
-    while (elapsed := time.time() - start) < seconds:
-        index = torch.randint(0, len(images), (24,))
-        batch, latent = images[index].to(device), latents[index.to(device)] / vae.config.scaling_factor
-        with autocast(device):
-            noise = 0.05 * torch.rand(24, 1, 1, 1, device=device) * torch.randn_like(latent)
-            output = vae.decode(latent + noise).sample
-        loss = reconstruction_loss(output.float(), batch)
-        optimise(loss, optimizer, parameters, cosine(elapsed / seconds, 1e-3, step, 50))
-        step += 1
-        average_into(averages, parameters, min(0.999, (1 + step) / (10 + step)))
-        if step % 100 == 0:
-            print(f"decoder step {step}, {elapsed:.0f} s, loss {loss.item():.4f}", flush=True)
-    print(f"decoder: {step} steps, loss {loss.item():.4f}", flush=True)
     return average.eval()
 
 
@@ -245,10 +213,8 @@ def train_denoiser(unet, text_encoder, tokenizer, latents, captions, shares, arg
         if time.time() - saved > 600:
             saved = time.time()
             save(average_unet, average_text)
-    if step > 0:
-        print(f"{step} steps, loss {np.mean(losses[-50:]):.4f}", flush=True)
+    print(f"{step} steps, loss {np.mean(losses[-50:]):.4f}", flush=True)
     save(average_unet, average_text)
-    return average_unet, average_text
 
 
 def parse_arguments():
@@ -258,7 +224,6 @@ def parse_arguments():
     parser.add_argument("--out", default="pipeline", help="diffusers pipeline folder")
     parser.add_argument("--minutes", type=float, default=90, help="for UNet and text encoder")
     parser.add_argument("--autoencoder-minutes", type=float, default=12)
-    parser.add_argument("--decoder-minutes", type=float, default=0, help="for the decoder alone, at the end")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--resume", action="store_true", help="go on from the weights in --out; the autoencoder stays")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -317,10 +282,7 @@ def main():
         ).save_pretrained(args.out)
 
     unet, text_encoder = fast_training(unet, device).train(), text_encoder.to(device).train()
-    averages = train_denoiser(unet, text_encoder, tokenizer, latents, captions, shares, args, save)
-    if args.decoder_minutes > 0:
-        vae = train_decoder(vae, images, latents, 60 * args.decoder_minutes, device)
-        save(*averages)
+    train_denoiser(unet, text_encoder, tokenizer, latents, captions, shares, args, save)
 
 
 if __name__ == "__main__":
