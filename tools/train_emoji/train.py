@@ -4,12 +4,16 @@ Stages: a CLIP-style byte-level BPE; an autoencoder (64x64x3 to 16x16x4); then a
 text encoder, together, on epsilon prediction. Runs on two CPU cores in hours, on a GPU in minutes. It stops after
 --minutes; --resume goes on from the folder's weights with a fresh learning-rate cycle. The shipped model was made by:
 
-    for kind in all chosen more colors; do python tools/train_emoji/make_dataset.py $kind --out emoji/$kind; done
+    for kind in all chosen; do python tools/train_emoji/make_dataset.py $kind --out emoji/$kind; done
     python tools/train_emoji/train.py --data emoji/all --out pipeline --autoencoder-minutes 12 --minutes 24
     python tools/train_emoji/train.py --data emoji/chosen --out pipeline --minutes 60 --resume
+    python tools/export.py pipeline models/emoji --storage-dtype float16
+
+One that paints things in other colours, too (docs/quality.md, "A second model"), is made of the same pipeline by
+
+    for kind in more colors; do python tools/train_emoji/make_dataset.py $kind --out emoji/$kind; done
     python tools/train_emoji/train.py --data emoji/chosen emoji/more emoji/colors --shares 9 5 6 --out pipeline \
         --minutes 64 --resume
-    python tools/export.py pipeline models/emoji --storage-dtype float16
 
 Minutes are wall-clock time, so that another machine gives other weights.
 """
