@@ -149,8 +149,7 @@ def wanted(text, data, key, names, groups, kind):
         return bool(name)
     chosen = groups.get(key) in SUBGROUPS and not any(word in name for word in EXCLUDE)
     if kind == "more":
-        unusual = groups.get(key) in UNUSUAL or VARIANT.search(name) or "o’clock" in name or "thirty" in name
-        return not chosen and not unusual
+        return not (chosen or groups.get(key) in UNUSUAL or VARIANT.search(name))
     return chosen
 
 
@@ -177,8 +176,8 @@ def recolor(pixels, hue, saturation, brightness):
 
 def in_other_colors(images, captions):
     """Each picture in each of COLORS, but for names that a picture has already or that are kept for measuring."""
-    kept = set((Path(__file__).parents[2] / "bench/quality_prompts.txt").read_text(encoding="utf8").split("\n"))
-    taken = kept | {caption[1] for caption in captions}
+    kept = (Path(__file__).parents[2] / "bench/quality_prompts.txt").read_text(encoding="utf8").splitlines()
+    taken = set(kept) | {caption[1] for caption in captions}
     words = re.compile(r"\b(" + "|".join(COLORS) + r")\b ?")
     for pixels, (text, name, keywords) in zip(images, captions, strict=True):
         thing = words.sub("", name).strip()
