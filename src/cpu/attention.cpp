@@ -1,5 +1,3 @@
-#include <ATen/native/CPUBlas.h>
-
 #include <cmath>
 #include <vector>
 
@@ -82,6 +80,7 @@ template <typename T>
 torch::Tensor attention_of(const torch::Tensor& query, const torch::Tensor& key, const torch::Tensor& value,
                            float scale) {
   constexpr bool interleaved = is_interleaved(static_cast<T*>(nullptr));
+  const auto& kernel = kernels<T>();
   const auto batch = query.size(0), heads = query.size(1), rows = query.size(2), dim = query.size(3);
   const auto length = key.size(2), stride = (length + 15) / 16 * 16;
   const auto keys = torch::empty({batch * heads, dim, stride}, query.options());
@@ -107,30 +106,40 @@ torch::Tensor attention_of(const torch::Tensor& query, const torch::Tensor& key,
       const Rows<T> queries(query, i);
       for (std::int64_t column = 0; column < length; column += width) {
         const auto columns = std::min(width, length - column);
-        at::native::cpublas::brgemm(count, columns, dim, queries.stride, stride, width, false, queries[first_row],
-                                    packed_keys + i * stride * dim + column * (interleaved ? 2 : 1),
-                                    scratch.scores.data(), interleaved);
-        softmax_block({.rows = count,
-                       .columns = columns,
-                       .columns_stride = width,
-                       .head_dim = dim,
-                       .scale = scale,
-                       .first = column == 0,
-                       .scores = scratch.scores.data(),
-                       .maximum = scratch.maximum.data(),
-                       .sum = scratch.sum.data(),
-                       .output = scratch.output.data()},
-                      scratch.weights());
-        at::native::cpublas::brgemm(count, dim, interleaved ? (columns + 1) / 2 * 2 : columns, width, dim, dim,
-                                    column > 0, static_cast<const T*>(scratch.weights()),
-                                    static_cast<const T*>(packed_values + (i * stride + column) * dim),
-                                    scratch.output.data(), interleaved);
+        kernel.multiply({.rows = count,
+                         .columns = columns,
+                         .depth = dim,
+                         .left_stride = queries.stride,
+                         .right_stride = stride,
+                         .sums_stride = width,
+                         .adds = false},
+                        queries[first_row], packed_keys + i * stride * dim + column * (interleaved ? 2 : 1),
+                        scratch.scores.data());
+        kernel.softmax_block({.rows = count,
+                              .columns = columns,
+                              .columns_stride = width,
+                              .head_dim = dim,
+                              .scale = scale,
+                              .first = column == 0,
+                              .scores = scratch.scores.data(),
+                              .maximum = scratch.maximum.data(),
+                              .sum = scratch.sum.data(),
+                              .output = scratch.output.data()},
+                             scratch.weights());
+        kernel.multiply({.rows = count,
+                         .columns = dim,
+                         .depth = interleaved ? (columns + 1) / 2 * 2 : columns,
+                         .left_stride = width,
+                         .right_stride = dim,
+                         .sums_stride = dim,
+                         .adds = column > 0},
+                        scratch.weights(), packed_values + (i * stride + column) * dim, scratch.output.data());
       }
       for (std::int64_t row = 0; row < count; ++row)
-        scale_row(scratch.output.data() + row * dim, dim, 1 / scratch.sum[row],
-                  written + ((i / heads * rows + first_row + row) * heads + i % heads) * dim);
+        kernel.scale_row(scratch.output.data() + row * dim, dim, 1 / scratch.sum[row],
+                         written + ((i / heads * rows + first_row + row) * heads + i % heads) * dim);
     }
-    at::native::cpublas::brgemm_release(interleaved);
+    kernel.end_products();
   });
   return output.transpose(1, 2);
 }

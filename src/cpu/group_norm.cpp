@@ -33,8 +33,8 @@ std::vector<float> moments_of(const Shape& shape, const T* input) {
       const auto* picture = input + task / parts.count * parts.pixels * channels;
       const auto part = task % parts.count;
       auto* sums = moments.data() + task * 2 * channels;
-      add_moments(picture + parts.begin(part) * channels, picture, parts.pixels_of(part), channels,
-                  {.sums = sums, .squares = sums + channels});
+      kernels<T>().add_moments(picture + parts.begin(part) * channels, picture, parts.pixels_of(part), channels,
+                               {.sums = sums, .squares = sums + channels});
     }
   });
   return moments;
@@ -100,8 +100,8 @@ torch::Tensor group_norm_of(const torch::Tensor& input, const Shape& shape, cons
       const auto part = task % parts.count;
       const auto offset = (task / parts.count * parts.pixels + parts.begin(part)) * channels;
       const auto* scale = affine.data() + task / parts.count * 2 * channels;
-      apply({.scale = scale, .shift = scale + channels, .silu = silu}, read + offset, parts.pixels_of(part), channels,
-            written + offset);
+      kernels<T>().apply({.scale = scale, .shift = scale + channels, .silu = silu}, read + offset,
+                         parts.pixels_of(part), channels, written + offset);
     }
   });
   return output;

@@ -4,9 +4,14 @@
 
 #include <cstdint>
 
-/// Inner loops of the operators in this folder, for one thread. Numbers are float32 or bfloat16 in memory, and float32
-/// in between.
 namespace deepcache::cpu {
+
+/// A product of matrices: sums [rows, columns] = left [rows, depth] * right [depth, columns], or += if `adds`. Rows are
+/// so far apart as the strides say. For bfloat16, each two rows of `right` are interleaved, element by element.
+struct Product {
+  std::int64_t rows, columns, depth, left_stride, right_stride, sums_stride;
+  bool adds;
+};
 
 /// A block of attention's scores, [rows, columns] at a distance of `columns_stride`, becomes what the values are
 /// weighted with, exp(scale * score - maximum), in place or, for bfloat16, in `weights` at the same places, where an
@@ -20,12 +25,6 @@ struct SoftmaxBlock {
   bool first;
   float *scores, *maximum, *sum, *output;
 };
-void softmax_block(const SoftmaxBlock& block, float* weights);
-void softmax_block(const SoftmaxBlock& block, c10::BFloat16* weights);
-
-/// output[r] = input[r] * factor
-void scale_row(const float* input, std::int64_t size, float factor, float* output);
-void scale_row(const float* input, std::int64_t size, float factor, c10::BFloat16* output);
 
 /// output = input + bias of each column + what is in `added`, if that isn't null; [rows, columns], whose rows are so
 /// far apart as the strides say.
@@ -34,30 +33,46 @@ struct Tile {
   std::int64_t rows, columns, input_stride, output_stride;
   const float* bias;
 };
-void add_bias(const Tile& tile, const float* added, float* output);
-void add_bias(const Tile& tile, const c10::BFloat16* added, c10::BFloat16* output);
 
-/// Adds to each channel's sums what the values of [rows, channels] are above its pivot, and the squares of that. With a
-/// value of the channel for pivot, little is lost where its mean is far from 0.
+/// Each channel's sums of what values are above its pivot, and of the squares of that. With a value of the channel for
+/// pivot, little is lost where its mean is far from 0.
 struct Moments {
   float *sums, *squares;
 };
-void add_moments(const float* input, const float* pivot, std::int64_t rows, std::int64_t channels,
-                 const Moments& moments);
-void add_moments(const c10::BFloat16* input, const c10::BFloat16* pivot, std::int64_t rows, std::int64_t channels,
-                 const Moments& moments);
 
-/// output = input * scale + shift, of each channel, and then x * sigmoid(x) if `silu`; [rows, channels].
+/// output = input * scale + shift, of each channel, and then x * sigmoid(x) if `silu`.
 struct Affine {
   const float *scale, *shift;
   bool silu;
 };
-void apply(const Affine& affine, const float* input, std::int64_t rows, std::int64_t channels, float* output);
-void apply(const Affine& affine, const c10::BFloat16* input, std::int64_t rows, std::int64_t channels,
-           c10::BFloat16* output);
 
-/// output = values * gelu(gates)
-void gated_gelu(const float* values, const float* gates, std::int64_t size, float* output);
-void gated_gelu(const c10::BFloat16* values, const c10::BFloat16* gates, std::int64_t size, c10::BFloat16* output);
+/// Inner loops of the operators in this folder, for one thread, on one kind of processor. Numbers are T in memory,
+/// float32 or bfloat16, and float32 in between.
+template <typename T>
+struct Kernels {
+  std::int64_t max_block;  // columns of a product's right operand that are best kept next to each other
+  std::int64_t max_depth;  // of a product that is computed in one go, at best
+  void (*multiply)(const Product& product, const T* left, const T* right, float* sums);
+  void (*end_products)();  // a thread calls this after its last product
+  void (*softmax_block)(const SoftmaxBlock& block, T* weights);
+  void (*scale_row)(const float* input, std::int64_t size, float factor, T* output);  // output = input * factor
+  void (*add_bias)(const Tile& tile, const T* added, T* output);
+  void (*add_moments)(const T* input, const T* pivot, std::int64_t rows, std::int64_t channels, const Moments& sums);
+  void (*apply)(const Affine& affine, const T* input, std::int64_t rows, std::int64_t channels, T* output);
+  void (*gated_gelu)(const T* values, const T* gates, std::int64_t size, T* output);  // output = values * gelu(gates)
+};
+
+extern const Kernels<float> kFloatKernelsAvx2, kFloatKernelsAvx512;
+extern const Kernels<c10::BFloat16> kBFloat16KernelsAvx512;
+
+/// oneDNN's small matrix products inside LibTorch (`brgemm`), which has them for AVX-512.
+void multiply_by_brgemm(const Product& product, const float* left, const float* right, float* sums);
+void multiply_by_brgemm(const Product& product, const c10::BFloat16* left, const c10::BFloat16* right, float* sums);
+template <typename T>
+void release_brgemm();
+
+/// Those of this processor; `has_kernels` must be true of T.
+template <typename T>
+const Kernels<T>& kernels();
 
 }  // namespace deepcache::cpu

@@ -1,6 +1,5 @@
 #include "cpu/operators.hpp"
 
-#include <ATen/Version.h>
 #include <torch/library.h>
 
 #include <array>
@@ -13,12 +12,6 @@
 
 namespace deepcache::cpu {
 
-bool has_kernels(torch::Dtype dtype) {
-  static const bool has_avx512 = at::get_cpu_capability() == "AVX512";
-  static const bool has_bfloat16 = has_avx512 && __builtin_cpu_supports("avx512bf16");
-  return (dtype == torch::kFloat && has_avx512) || (dtype == torch::kBFloat16 && has_bfloat16);
-}
-
 namespace {
 
 template <typename T>
@@ -28,7 +21,7 @@ void geglu_rows(const torch::Tensor& input, const torch::Tensor& output) {
   auto* written = output.mutable_data_ptr<T>();
   parallel_for(output.numel() / dim, [&](std::int64_t begin, std::int64_t end) {
     for (auto row = begin; row < end; ++row)
-      gated_gelu(read + 2 * row * dim, read + (2 * row + 1) * dim, dim, written + row * dim);
+      kernels<T>().gated_gelu(read + 2 * row * dim, read + (2 * row + 1) * dim, dim, written + row * dim);
   });
 }
 

@@ -1,7 +1,6 @@
 #include "cpu/packed_layers.hpp"
 
 #include <ATen/Parallel.h>
-#include <ATen/native/CPUBlas.h>
 
 #include <algorithm>
 #include <vector>
@@ -13,40 +12,46 @@
 namespace deepcache::cpu {
 namespace {
 
-constexpr std::int64_t kMaxBlock = 64;   // outputs that are computed together
-constexpr std::int64_t kMaxRows = 128;   // of a linear layer's input, likewise: with the block, 32 KiB of sums
-constexpr std::int64_t kPixels = 256;    // of a convolution's output, likewise: 64 KiB of sums
-constexpr std::int64_t kMaxDepth = 512;  // inputs that are summed up in one go: with the block, 128 KiB of weights
+// What is computed together.
+constexpr std::int64_t kMaxRows = 128;  // of a linear layer's input: with the block, at most 32 KiB of sums
+constexpr std::int64_t kPixels = 256;   // of a convolution's output: at most 64 KiB of sums
 
 std::int64_t divide_up(std::int64_t a, std::int64_t b) {
   return (a + b - 1) / b;
 }
 
-/// The largest block that fills up nothing, if there is one.
-std::int64_t block_of(std::int64_t outputs) {
-  for (const std::int64_t block : {64, 48, 32, 16})
+/// Outputs that are computed together: the largest block that fills up nothing, if there is one.
+std::int64_t block_of(std::int64_t outputs, std::int64_t max_block) {
+  for (auto block = max_block; block >= 16; block -= 16)
     if (outputs % block == 0) return block;
-  return std::min(kMaxBlock, divide_up(outputs, 16) * 16);
+  return std::min(max_block, divide_up(outputs, 16) * 16);
 }
 
 /// In how large parts of equal size inputs are summed up.
-std::int64_t depth_of(std::int64_t inputs) {
-  return divide_up(divide_up(inputs, divide_up(inputs, kMaxDepth)), 16) * 16;
+std::int64_t depth_of(std::int64_t inputs, std::int64_t max_depth) {
+  return divide_up(divide_up(inputs, divide_up(inputs, max_depth)), 16) * 16;
 }
 
-/// Reads [O, C, taps].
+/// Weight [O, C, taps] in blocks.
 template <typename T>
-void pack(const T* weight, std::int64_t outputs, std::int64_t inputs, std::int64_t taps, std::int64_t block,
-          T* packed) {
+torch::Tensor pack(const torch::Tensor& weight) {
+  const auto outputs = weight.size(0), inputs = weight.size(1), taps = weight.numel() / (outputs * inputs);
+  const std::int64_t block = block_of(outputs, kernels<T>().max_block), blocks = divide_up(outputs, block);
+  const std::vector<std::int64_t> shape{blocks, taps, inputs, block};
+  torch::Tensor packed =
+      outputs % block == 0 ? torch::empty(shape, weight.options()) : torch::zeros(shape, weight.options());
+  const auto* const read = weight.const_data_ptr<T>();
+  auto* const written = packed.mutable_data_ptr<T>();
   constexpr std::int64_t pair = sizeof(T) == 2 ? 2 : 1;
-  parallel_for(divide_up(outputs, block), [&](std::int64_t begin, std::int64_t end) {
+  parallel_for(blocks, [&](std::int64_t begin, std::int64_t end) {
     for (auto output = begin * block; output < std::min(outputs, end * block); ++output)
       for (std::int64_t tap = 0; tap < taps; ++tap) {
-        const auto* from = weight + output * inputs * taps + tap;
-        auto* to = packed + (output / block * taps + tap) * inputs * block + output % block * pair;
+        const auto* from = read + output * inputs * taps + tap;
+        auto* to = written + (output / block * taps + tap) * inputs * block + output % block * pair;
         for (std::int64_t i = 0; i < inputs; ++i) to[i / pair * pair * block + i % pair] = from[i * taps];
       }
   });
+  return packed;
 }
 
 /// The shape of a packed weight.
@@ -75,10 +80,17 @@ void check_input(const torch::Tensor& input, const torch::Tensor& packed, std::i
 template <typename T>
 void multiply(const T* input, std::int64_t input_stride, const T* weight, const Weight& w, std::int64_t rows,
               std::int64_t columns, float* sums, bool adds) {
-  const auto depth = depth_of(w.inputs);
+  const auto& kernel = kernels<T>();
+  const auto depth = depth_of(w.inputs, kernel.max_depth);
   for (std::int64_t i = 0; i < w.inputs; i += depth)
-    at::native::cpublas::brgemm(rows, columns, std::min(depth, w.inputs - i), input_stride, w.block, w.block,
-                                adds || i > 0, input + i, weight + i * w.block, sums, sizeof(T) == 2);
+    kernel.multiply({.rows = rows,
+                     .columns = columns,
+                     .depth = std::min(depth, w.inputs - i),
+                     .left_stride = input_stride,
+                     .right_stride = w.block,
+                     .sums_stride = w.block,
+                     .adds = adds || i > 0},
+                    input + i, weight + i * w.block, sums);
 }
 
 /// How many of `size` rows to compute together: at most so many, and so few that all threads have work.
@@ -120,9 +132,9 @@ void linear_rows(const torch::Tensor& input, const torch::Tensor& packed, const 
       const auto tile = tile_of(sums, w, bias, first_output, std::min(rows_together, rows - first_row));
       multiply(read + first_row * w.inputs, w.inputs, weight + first_output * w.inputs, w, tile.rows, tile.columns,
                sums.data(), false);
-      add_bias(tile, place_in<T>(added, offset), written + offset);
+      kernels<T>().add_bias(tile, place_in<T>(added, offset), written + offset);
     }
-    at::native::cpublas::brgemm_release(sizeof(T) == 2);
+    kernels<T>().end_products();
   });
 }
 
@@ -169,10 +181,10 @@ void convolve(const torch::Tensor& input, const torch::Tensor& packed, const Wei
         }
       }
       const auto offset = first_row * out_width * w.outputs + first_output;
-      add_bias(tile_of(sums, w, bias, first_output, (last_row - first_row) * out_width), place_in<T>(added, offset),
-               written + offset);
+      kernels<T>().add_bias(tile_of(sums, w, bias, first_output, (last_row - first_row) * out_width),
+                            place_in<T>(added, offset), written + offset);
     }
-    at::native::cpublas::brgemm_release(sizeof(T) == 2);
+    kernels<T>().end_products();
   });
 }
 
@@ -184,17 +196,8 @@ bool can_pack(const torch::Tensor& weight) {
 }
 
 torch::Tensor pack_weight(const torch::Tensor& weight) {
-  const auto outputs = weight.size(0), inputs = weight.size(1), taps = weight.numel() / (outputs * inputs);
-  const auto block = block_of(outputs), blocks = divide_up(outputs, block);
-  const std::vector<std::int64_t> shape{blocks, taps, inputs, block};
-  const auto packed =
-      outputs % block == 0 ? torch::empty(shape, weight.options()) : torch::zeros(shape, weight.options());
   const auto plain = weight.contiguous();
-  if (weight.scalar_type() == torch::kFloat)
-    pack(plain.const_data_ptr<float>(), outputs, inputs, taps, block, packed.mutable_data_ptr<float>());
-  else
-    pack(plain.const_data_ptr<c10::BFloat16>(), outputs, inputs, taps, block, packed.mutable_data_ptr<c10::BFloat16>());
-  return packed;
+  return weight.scalar_type() == torch::kFloat ? pack<float>(plain) : pack<c10::BFloat16>(plain);
 }
 
 namespace {

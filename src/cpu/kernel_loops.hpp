@@ -1,0 +1,145 @@
+#pragma once
+
+#include <cstdint>
+#include <numbers>
+
+#include "cpu/kernels.hpp"
+
+// Compiled for other processors than the rest of the library: includes nothing whose inline functions other files use
+// too, and has templates of the vectors V alone.
+namespace deepcache::cpu {
+
+/// function(offset, lanes) for each vector of `size` numbers.
+template <typename V, typename Function>
+void for_lanes(std::int64_t size, const Function& function) {
+  std::int64_t i = 0;
+  for (; i + V::kLanes <= size; i += V::kLanes) function(i, V::kAll);
+  if (i < size) function(i, V::first(size - i));
+}
+
+/// 2^x: by the whole part of x, and for what is left, from -0.5 to 0.5, a polynomial, the highest power first.
+template <typename V, typename... Coefficients>
+auto exp2_by(typename V::Floats x, float highest, Coefficients... lower) {
+  x = V::max(V::all(V::kLeastExponent), x);  // -inf has no rest; of two operands, NaN is the second
+  const auto whole = V::round(x);
+  const auto rest = x - whole;
+  auto power = V::all(highest);
+  ((power = V::fmadd(power, rest, V::all(lower))), ...);
+  return V::scale(power, whole);
+}
+
+// The polynomials are those of their degrees whose largest relative error is least.
+
+/// Within 1e-7 of 2^x.
+template <typename V>
+auto exp2(typename V::Floats x) {
+  return exp2_by<V>(x, 1.534581200e-4F, 1.339993127e-3F, 9.618488958e-3F, 5.550328777e-2F, 2.402264689e-1F,
+                    std::numbers::ln2_v<float>, 1.0F);
+}
+
+/// As exact as the numbers that it becomes: for bfloat16, which rounds by up to 2e-3 of it, within 8e-5.
+template <typename V, typename T>
+auto exp2_for(typename V::Floats x) {
+  if constexpr (sizeof(T) == sizeof(float))
+    return exp2<V>(x);
+  else
+    return exp2_by<V>(x, 5.517167e-2F, 2.4261112e-1F, 6.9326099e-1F,
+                      9.9992807e-1F);  // NOLINT(modernize-use-std-numbers)
+}
+
+inline constexpr float kLog2E = std::numbers::log2e_v<float>;
+
+template <typename V>
+auto sigmoid(typename V::Floats x) {
+  return V::all(1) / (V::all(1) + exp2<V>(x * V::all(-kLog2E)));
+}
+
+/// x / 2 * (1 + erf(x / sqrt(2))), with erf of Abramowitz and Stegun's equation 7.1.26 (within 1.5e-7).
+template <typename V>
+auto gelu(typename V::Floats x) {
+  const auto scaled = V::abs(x) * V::all(0.707106781F);
+  const auto t = V::all(1) / V::fmadd(V::all(0.3275911F), scaled, V::all(1));
+  auto sum = V::all(1.061405429F);
+  for (const float coefficient : {-1.453152027F, 1.421413741F, -0.284496736F, 0.254829592F})
+    sum = V::fmadd(sum, t, V::all(coefficient));
+  const auto falling = exp2<V>(scaled * scaled * V::all(-kLog2E));
+  const auto erfc = sum * t * falling;  // of the absolute value
+  return x * V::all(0.5F) * V::if_positive(x, V::all(2) - erfc, erfc);
+}
+
+template <typename V, typename T>
+void softmax_block(const SoftmaxBlock& b, T* weights) {
+  const auto scale = b.scale * kLog2E;  // powers of two from here on
+  for (std::int64_t row = 0; row < b.rows; ++row) {
+    const float* scores = b.scores + row * b.columns_stride;
+    T* out = weights + row * b.columns_stride;
+    auto lanes = V::all(-__builtin_inff());
+    for_lanes<V>(b.columns, [&](std::int64_t c, auto mask) { lanes = V::max(lanes, V::load(scores + c, mask), mask); });
+    auto maximum = V::maximum(lanes) * scale;
+    float before = 0;
+    if (!b.first) {
+      maximum = maximum > b.maximum[row] ? maximum : b.maximum[row];
+      const auto correction = exp2<V>(V::all(b.maximum[row] - maximum));
+      before = b.sum[row] * V::front(correction);
+      float* output = b.output + row * b.head_dim;
+      for_lanes<V>(b.head_dim, [&](std::int64_t i, auto mask) {
+        V::store(output + i, V::load(output + i, mask) * correction, mask);
+      });
+    }
+    lanes = V::all(0);
+    for_lanes<V>(b.columns, [&](std::int64_t c, auto mask) {
+      const auto exponent = V::fmsub(V::load(scores + c, mask), V::all(scale), V::all(maximum));
+      const auto weight = V::keep(exp2_for<V, T>(exponent), mask);
+      lanes = lanes + weight;
+      V::store(out + c, weight, mask);
+    });
+    if (sizeof(T) < sizeof(float) && b.columns % 2 == 1) out[b.columns] = T();
+    b.sum[row] = before + V::sum(lanes);
+    b.maximum[row] = maximum;
+  }
+}
+
+template <typename V, typename T>
+void scale_row(const float* input, std::int64_t size, float factor, T* output) {
+  for_lanes<V>(
+      size, [&](std::int64_t i, auto mask) { V::store(output + i, V::load(input + i, mask) * V::all(factor), mask); });
+}
+
+template <typename V, typename T>
+void add_bias(const Tile& t, const T* added, T* output) {
+  for (std::int64_t row = 0; row < t.rows; ++row)
+    for_lanes<V>(t.columns, [&](std::int64_t c, auto mask) {
+      const auto place = row * t.output_stride + c;
+      const auto sum = V::load(t.input + row * t.input_stride + c, mask) + V::load(t.bias + c, mask);
+      V::store(output + place, added == nullptr ? sum : sum + V::load(added + place, mask), mask);
+    });
+}
+
+template <typename V, typename T>
+void add_moments(const T* input, const T* pivot, std::int64_t rows, std::int64_t channels, const Moments& m) {
+  for (std::int64_t row = 0; row < rows; ++row)
+    for_lanes<V>(channels, [&](std::int64_t c, auto mask) {
+      const auto x = V::load(input + row * channels + c, mask) - V::load(pivot + c, mask);
+      V::store(m.sums + c, V::load(m.sums + c, mask) + x, mask);
+      V::store(m.squares + c, V::fmadd(x, x, V::load(m.squares + c, mask)), mask);
+    });
+}
+
+template <typename V, typename T>
+void apply(const Affine& a, const T* input, std::int64_t rows, std::int64_t channels, T* output) {
+  for (std::int64_t row = 0; row < rows; ++row)
+    for_lanes<V>(channels, [&](std::int64_t c, auto mask) {
+      const auto i = row * channels + c;
+      const auto x = V::fmadd(V::load(input + i, mask), V::load(a.scale + c, mask), V::load(a.shift + c, mask));
+      V::store(output + i, a.silu ? x * sigmoid<V>(x) : x, mask);
+    });
+}
+
+template <typename V, typename T>
+void gated_gelu(const T* values, const T* gates, std::int64_t size, T* output) {
+  for_lanes<V>(size, [&](std::int64_t i, auto mask) {
+    V::store(output + i, V::load(values + i, mask) * gelu<V>(V::load(gates + i, mask)), mask);
+  });
+}
+
+}  // namespace deepcache::cpu
