@@ -82,7 +82,8 @@ torch::Tensor attention_of(const torch::Tensor& query, const torch::Tensor& key,
   constexpr bool interleaved = is_interleaved(static_cast<T*>(nullptr));
   const auto& kernel = kernels<T>();
   const auto batch = query.size(0), heads = query.size(1), rows = query.size(2), dim = query.size(3);
-  const auto length = key.size(2), stride = (length + 15) / 16 * 16;
+  // An odd multiple of 16: rows whose distance is a power of two would be in the same places of the first-level cache.
+  const auto length = key.size(2), stride = ((length + 15) / 16 | 1) * 16;
   const auto keys = torch::empty({batch * heads, dim, stride}, query.options());
   const auto values = torch::empty({batch * heads, stride, dim}, query.options());
   auto* const packed_keys = keys.mutable_data_ptr<T>();

@@ -5,68 +5,85 @@ namespace deepcache::cpu {
 namespace {
 
 using V = Avx2;
-constexpr std::int64_t kColumns = 2 * V::kLanes;  // of a tile, whose sums stay in registers
-constexpr std::int64_t kMaxRows = 6;              // likewise
-constexpr std::int64_t kMaxDepth = 256;           // with the columns, 16 KiB of the right operand: half of the L1 cache
+constexpr std::int64_t kMaxRows = 6, kVectors = 2;       // of a tile, whose sums stay in registers
+constexpr std::int64_t kColumns = kVectors * V::kLanes;  // likewise
+constexpr std::int64_t kMaxDepth = 320;                  // with the columns, 20 KiB, in the first-level cache
 
-/// A tile of a product, of so many rows, and 16 columns that are next to each other in `right`.
-template <std::int64_t kRows>
+/// A tile of a product, of kRows, and of the first `vectors` vectors of columns of `right`, whose rows are 16 columns.
+template <std::int64_t kRows, std::int64_t vectors>
 void multiply_tile(const Product& p, const float* left, const float* right, float* sums) {
-  V::Floats tile[kRows][2];
+  V::Floats tile[kRows][vectors];
 #pragma GCC unroll 6
   for (std::int64_t row = 0; row < kRows; ++row)
-    for (const auto half : {0, 1})
-      tile[row][half] = p.adds ? V::load(sums + row * p.sums_stride + half * V::kLanes, V::kAll) : V::all(0);
-  for (std::int64_t i = 0; i < p.depth; ++i, right += kColumns) {
-    const auto first = V::load(right, V::kAll), second = V::load(right + V::kLanes, V::kAll);
+#pragma GCC unroll 2
+    for (std::int64_t i = 0; i < vectors; ++i) tile[row][i] = V::all(0);
+  for (std::int64_t k = 0; k < p.depth; ++k, right += kColumns) {
+    V::Floats columns[vectors];
+#pragma GCC unroll 2
+    for (std::int64_t i = 0; i < vectors; ++i) columns[i] = V::load(right + i * V::kLanes, V::kAll);
 #pragma GCC unroll 6
     for (std::int64_t row = 0; row < kRows; ++row) {
-      const auto factor = V::all(left[row * p.left_stride + i]);
-      tile[row][0] = V::fmadd(factor, first, tile[row][0]);
-      tile[row][1] = V::fmadd(factor, second, tile[row][1]);
+      const auto factor = V::all(left[row * p.left_stride + k]);
+#pragma GCC unroll 2
+      for (std::int64_t i = 0; i < vectors; ++i) tile[row][i] = V::fmadd(factor, columns[i], tile[row][i]);
     }
   }
 #pragma GCC unroll 6
   for (std::int64_t row = 0; row < kRows; ++row)
-    for (const auto half : {0, 1}) V::store(sums + row * p.sums_stride + half * V::kLanes, tile[row][half], V::kAll);
+#pragma GCC unroll 2
+    for (std::int64_t i = 0; i < vectors; ++i) {
+      auto* sum = sums + row * p.sums_stride + i * V::kLanes;  // added last: short sums are more exact than long ones
+      V::store(sum, p.adds ? V::load(sum, V::kAll) + tile[row][i] : tile[row][i], V::kAll);
+    }
 }
 
-/// 16 columns of a product, in tiles of rows whose numbers differ by at most one: small ones wait for their own sums.
+/// All rows, in tiles whose numbers of rows differ by at most one: small tiles wait for their own sums.
+template <std::int64_t vectors>
 void multiply_columns(const Product& p, const float* left, const float* right, float* sums) {
+  constexpr decltype(&multiply_tile<1, vectors>) kOfRows[] = {multiply_tile<1, vectors>, multiply_tile<2, vectors>,
+                                                              multiply_tile<3, vectors>, multiply_tile<4, vectors>,
+                                                              multiply_tile<5, vectors>, multiply_tile<6, vectors>};
   const auto tiles = (p.rows + kMaxRows - 1) / kMaxRows;
   for (std::int64_t tile = 0; tile < tiles; ++tile) {
     const auto row = tile * p.rows / tiles, rows = (tile + 1) * p.rows / tiles - row;
-    constexpr decltype(&multiply_tile<1>) kBySize[] = {multiply_tile<1>, multiply_tile<2>, multiply_tile<3>,
-                                                       multiply_tile<4>, multiply_tile<5>, multiply_tile<6>};
-    kBySize[rows - 1](p, left + row * p.left_stride, right, sums + row * p.sums_stride);
+    kOfRows[rows - 1](p, left + row * p.left_stride, right, sums + row * p.sums_stride);
   }
 }
 
-/// Copies columns of the right operand, so that they are next to each other, and fills up to 16.
-void pack(const Product& p, std::int64_t columns, const float* right, float* packed) {
-  for (std::int64_t i = 0; i < p.depth; ++i, right += p.right_stride, packed += kColumns) {
-    if (columns == kColumns) {
-      for (const auto half : {0, 1})
-        V::store(packed + half * V::kLanes, V::load(right + half * V::kLanes, V::kAll), V::kAll);
-    } else {
-      for (std::int64_t c = 0; c < kColumns; ++c) packed[c] = c < columns ? right[c] : 0;
-    }
-  }
-}
-
-/// Columns that aren't there are computed, and left out.
-void multiply_last_columns(const Product& p, std::int64_t columns, const float* left, const float* right, float* sums) {
+/// So many columns that they don't fill vectors: the others are computed, and left out.
+void multiply_some_columns(const Product& p, std::int64_t columns, const float* left, const float* right, float* sums) {
   alignas(32) float tile[kMaxRows * kColumns];
-  for (std::int64_t row = 0; row < p.rows; row += kMaxRows) {
-    const auto rows = p.rows - row < kMaxRows ? p.rows - row : kMaxRows;
-    const Product of_tile{rows, kColumns, p.depth, p.left_stride, kColumns, kColumns, false};
-    multiply_columns(of_tile, left + row * p.left_stride, right, tile);
-    for (std::int64_t r = 0; r < rows; ++r)
-      for (std::int64_t c = 0; c < columns; ++c) {
-        auto& sum = sums[(row + r) * p.sums_stride + c];
-        sum = (p.adds ? sum : 0) + tile[r * kColumns + c];
-      }
+  Product of_tile{.rows = 0,
+                  .columns = kColumns,
+                  .depth = p.depth,
+                  .left_stride = p.left_stride,
+                  .right_stride = kColumns,
+                  .sums_stride = kColumns,
+                  .adds = false};
+  for (std::int64_t first = 0; first < p.rows; first += kMaxRows) {
+    of_tile.rows = p.rows - first < kMaxRows ? p.rows - first : kMaxRows;
+    multiply_columns<kVectors>(of_tile, left + first * p.left_stride, right, tile);
+    for (std::int64_t row = 0; row < of_tile.rows; ++row)
+      for_lanes<V>(columns, [&](std::int64_t c, auto mask) {
+        auto* sum = sums + (first + row) * p.sums_stride + c;
+        const auto product = V::load(tile + row * kColumns + c, mask);
+        V::store(sum, p.adds ? V::load(sum, mask) + product : product, mask);
+      });
   }
+}
+
+/// Copies whole vectors of columns next to each other; or any number, and fills up with zeros.
+template <std::int64_t vectors>
+void pack_columns(const Product& p, const float* right, float* packed) {
+  for (std::int64_t k = 0; k < p.depth; ++k, right += p.right_stride, packed += kColumns)
+#pragma GCC unroll 2
+    for (std::int64_t i = 0; i < vectors; ++i)
+      V::store(packed + i * V::kLanes, V::load(right + i * V::kLanes, V::kAll), V::kAll);
+}
+
+void pack_some_columns(const Product& p, std::int64_t columns, const float* right, float* packed) {
+  for (std::int64_t k = 0; k < p.depth; ++k, right += p.right_stride, packed += kColumns)
+    for (std::int64_t c = 0; c < kColumns; ++c) packed[c] = c < columns ? right[c] : 0;
 }
 
 void multiply(const Product& product, const float* left, const float* right, float* sums) {
@@ -77,14 +94,18 @@ void multiply(const Product& product, const float* left, const float* right, flo
     for (std::int64_t column = 0; column < product.columns; column += kColumns) {
       const auto columns = product.columns - column < kColumns ? product.columns - column : kColumns;
       const auto* operand = right + begin * product.right_stride + column;
-      if (product.right_stride != kColumns) {
-        pack(part, columns, operand, packed);
-        operand = packed;
+      const bool packs = product.right_stride != kColumns;
+      const auto* next_to_each_other = packs ? packed : operand;
+      if (columns == kColumns) {
+        if (packs) pack_columns<2>(part, operand, packed);
+        multiply_columns<2>(part, left + begin, next_to_each_other, sums + column);
+      } else if (columns == V::kLanes) {
+        if (packs) pack_columns<1>(part, operand, packed);
+        multiply_columns<1>(part, left + begin, next_to_each_other, sums + column);
+      } else {
+        if (packs) pack_some_columns(part, columns, operand, packed);
+        multiply_some_columns(part, columns, left + begin, next_to_each_other, sums + column);
       }
-      if (columns == kColumns)
-        multiply_columns(part, left + begin, operand, sums + column);
-      else
-        multiply_last_columns(part, columns, left + begin, operand, sums + column);
     }
   }
 }

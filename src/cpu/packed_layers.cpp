@@ -93,10 +93,12 @@ void multiply(const T* input, std::int64_t input_stride, const T* weight, const 
                     input + i, weight + i * w.block, sums);
 }
 
-/// How many of `size` rows to compute together: at most so many, and so few that all threads have work.
+/// How many of `size` rows to compute together: at most so many, so few that all threads have work, and about as many
+/// each time.
 std::int64_t together(std::int64_t size, std::int64_t most, std::int64_t blocks) {
   const auto parts = divide_up(std::int64_t{4} * at::get_num_threads(), blocks);
-  return std::clamp<std::int64_t>(size / parts, 1, std::max<std::int64_t>(1, most));
+  const auto rows = std::clamp<std::int64_t>(size / parts, 1, std::max<std::int64_t>(1, most));
+  return divide_up(size, divide_up(size, rows));
 }
 
 /// The tile of sums of one block.
@@ -127,7 +129,8 @@ void linear_rows(const torch::Tensor& input, const torch::Tensor& packed, const 
   parallel_for(w.blocks * parts, [&](std::int64_t begin, std::int64_t end) {
     std::vector<float> sums(static_cast<std::size_t>(rows_together * w.block));
     for (auto task = begin; task < end; ++task) {
-      const auto first_output = task / parts * w.block, first_row = task % parts * rows_together;
+      // All of the weights for a part of the rows, which stays in the second-level cache.
+      const auto first_output = task % w.blocks * w.block, first_row = task / w.blocks * rows_together;
       const auto offset = first_row * w.outputs + first_output;
       const auto tile = tile_of(sums, w, bias, first_output, std::min(rows_together, rows - first_row));
       multiply(read + first_row * w.inputs, w.inputs, weight + first_output * w.inputs, w, tile.rows, tile.columns,

@@ -1,18 +1,25 @@
 #include "cpu/parallel.hpp"
 
+#include <ATen/Parallel.h>
 #include <ATen/TensorIterator.h>
 #include <torch/types.h>
+
+#include <algorithm>
+#include <atomic>
 
 namespace deepcache::cpu {
 
 void parallel_for(std::int64_t size, const std::function<void(std::int64_t begin, std::int64_t end)>& function) {
-  const auto indices = torch::empty({size}, torch::kByte);  // of which only the addresses count
-  const auto* first = static_cast<const char*>(indices.const_data_ptr());
-  const auto loop = [&](char** data, const std::int64_t*, std::int64_t count, std::int64_t) {
-    function(data[0] - first, data[0] - first + count);
+  constexpr std::int64_t kPartsAThread = 8;
+  const std::int64_t threads = at::get_num_threads(), part = std::max<std::int64_t>(1, size / (threads * kPartsAThread));
+  std::atomic<std::int64_t> next = 0;
+  const auto loop = [&](char**, const std::int64_t*, std::int64_t, std::int64_t) {
+    for (auto begin = next.fetch_add(part); begin < size; begin = next.fetch_add(part))
+      function(begin, std::min(size, begin + part));
   };
+  const auto one_a_thread = torch::empty({threads}, torch::kByte);
   auto iterator =
-      at::TensorIteratorConfig().check_all_same_dtype(false).resize_outputs(false).add_output(indices).build();
+      at::TensorIteratorConfig().check_all_same_dtype(false).resize_outputs(false).add_output(one_a_thread).build();
   iterator.for_each(loop, 1);  // inside LibTorch
 }
 
