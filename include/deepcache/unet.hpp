@@ -93,7 +93,7 @@ class UNet {
                    std::optional<torch::Dtype> dtype = std::nullopt);
 
   /// Takes a module that the app has loaded already, on the device of its weights, which are shared, not copied; but on
-  /// CPUs with AVX-512 it keeps them in another layout, and the app's may be freed.
+  /// CPUs with AVX2 or AVX-512 it keeps them in another layout, and the app's may be freed.
   /// @throws std::invalid_argument if it is in training mode, if it has no skip concatenation (`cat` of two
   ///         tensors along dimension 1), or if one sits inside control flow.
   explicit UNet(const torch::jit::Module& module);

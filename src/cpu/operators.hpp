@@ -6,11 +6,12 @@
 #include <optional>
 
 /// Operators of UNets that LibTorch computes in several passes over memory, or has no fast kernel for, on CPUs with
-/// AVX-512. Where there is no kernel (another processor, dtype or layout) they do what LibTorch does.
+/// AVX2 or AVX-512. Where there is no kernel (another processor, dtype or layout) they do what LibTorch does.
 namespace deepcache::cpu {
 
-/// Whether there are kernels for numbers of this type on this processor: float32 with AVX-512, bfloat16 where it has
-/// instructions for that (avx512_bf16). LibTorch's environment variable ATEN_CPU_CAPABILITY=avx2 says no to both.
+/// Whether there are kernels for numbers of this type on this processor: float32 with AVX2 and FMA or with AVX-512,
+/// bfloat16 where it has instructions for that (avx512_bf16). It may have less, as LibTorch's environment variable
+/// ATEN_CPU_CAPABILITY says: `avx2`, or `default` for none.
 bool has_kernels(torch::Dtype dtype);
 
 /// softmax(scale * query key^T) value, of [B, H, L, D], computed in blocks of the scores (arXiv 2205.14135).

@@ -5,10 +5,10 @@
 #include <cstdint>
 #include <optional>
 
-/// Linear layers and convolutions on weights that are reordered once, so that each call multiplies matrices only, by
-/// oneDNN's small ones inside LibTorch (at::native::cpublas::brgemm). The order depends on the weight alone, not on the
-/// input's size, so that one copy serves every size. LibTorch's own layers reorder the weight in each call, and so do
-/// mkldnn's packed ones where the input has another size than they were packed for.
+/// Linear layers and convolutions on weights that are reordered once, so that each call multiplies matrices only
+/// (Kernels::multiply). The order depends on the weight and the processor, not on the input's size, so that one copy
+/// serves every size. LibTorch's own layers reorder the weight in each call, and so do mkldnn's packed ones where the
+/// input has another size than they were packed for.
 namespace deepcache::cpu {
 
 /// Weight [O, C, kh, kw] or, of a linear layer, [O, C]; in blocks of outputs, [O / block, kh * kw, C, block], and for
