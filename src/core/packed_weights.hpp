@@ -7,8 +7,8 @@
 namespace deepcache {
 
 /// Weights of convolutions and linear layers in the order in which src/cpu multiplies with them, and the operators of
-/// src/cpu around them. Where there are no kernels for them (cpu::has_kernels), and where something in a graph writes in
-/// place, it stays what it is. Results differ from those on unpacked weights by rounding alone.
+/// src/cpu around them. Where there are no kernels for them (cpu::has_kernels), and where something in a graph writes
+/// in place, it stays what it is. Results differ from those on unpacked weights by rounding alone.
 class PackedWeights {
  public:
   /// Packs the weights in `graph`, and leaves of each its shape there: a tensor on the meta device. So its memory is

@@ -42,9 +42,8 @@ template <typename V, typename T>
 auto exp2_for(typename V::Floats x) {
   if constexpr (sizeof(T) == sizeof(float))
     return exp2<V>(x);
-  else
-    return exp2_by<V>(x, 5.517167e-2F, 2.4261112e-1F, 6.9326099e-1F,
-                      9.9992807e-1F);  // NOLINT(modernize-use-std-numbers)
+  else  // NOLINTNEXTLINE(modernize-use-std-numbers)
+    return exp2_by<V>(x, 5.517167e-2F, 2.4261112e-1F, 6.9326099e-1F, 9.9992807e-1F);
 }
 
 inline constexpr float kLog2E = std::numbers::log2e_v<float>;

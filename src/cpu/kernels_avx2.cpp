@@ -4,10 +4,16 @@
 namespace deepcache::cpu {
 namespace {
 
+// NOLINTBEGIN(modernize-avoid-c-arrays): std::array's functions are those of other files too.
+
 using V = Avx2;
 constexpr std::int64_t kMaxRows = 6, kVectors = 2;       // of a tile, whose sums stay in registers
 constexpr std::int64_t kColumns = kVectors * V::kLanes;  // likewise
 constexpr std::int64_t kMaxDepth = 320;                  // with the columns, 20 KiB, in the first-level cache
+
+std::int64_t at_most(std::int64_t limit, std::int64_t value) {
+  return value < limit ? value : limit;
+}
 
 /// A tile of a product, of kRows, and of the first `vectors` vectors of columns of `right`, whose rows are 16 columns.
 template <std::int64_t kRows, std::int64_t vectors>
@@ -50,8 +56,8 @@ void multiply_columns(const Product& p, const float* left, const float* right, f
   }
 }
 
-/// So many columns that they don't fill vectors: the others are computed, and left out.
-void multiply_some_columns(const Product& p, std::int64_t columns, const float* left, const float* right, float* sums) {
+/// Of columns that don't fill vectors: the others are computed too, and left out.
+void multiply_some_columns(const Product& p, const float* left, const float* right, float* sums) {
   alignas(32) float tile[kMaxRows * kColumns];
   Product of_tile{.rows = 0,
                   .columns = kColumns,
@@ -61,10 +67,10 @@ void multiply_some_columns(const Product& p, std::int64_t columns, const float* 
                   .sums_stride = kColumns,
                   .adds = false};
   for (std::int64_t first = 0; first < p.rows; first += kMaxRows) {
-    of_tile.rows = p.rows - first < kMaxRows ? p.rows - first : kMaxRows;
+    of_tile.rows = at_most(kMaxRows, p.rows - first);
     multiply_columns<kVectors>(of_tile, left + first * p.left_stride, right, tile);
     for (std::int64_t row = 0; row < of_tile.rows; ++row)
-      for_lanes<V>(columns, [&](std::int64_t c, auto mask) {
+      for_lanes<V>(p.columns, [&](std::int64_t c, auto mask) {
         auto* sum = sums + (first + row) * p.sums_stride + c;
         const auto product = V::load(tile + row * kColumns + c, mask);
         V::store(sum, p.adds ? V::load(sum, mask) + product : product, mask);
@@ -81,34 +87,40 @@ void pack_columns(const Product& p, const float* right, float* packed) {
       V::store(packed + i * V::kLanes, V::load(right + i * V::kLanes, V::kAll), V::kAll);
 }
 
-void pack_some_columns(const Product& p, std::int64_t columns, const float* right, float* packed) {
+void pack_some_columns(const Product& p, const float* right, float* packed) {
   for (std::int64_t k = 0; k < p.depth; ++k, right += p.right_stride, packed += kColumns)
-    for (std::int64_t c = 0; c < kColumns; ++c) packed[c] = c < columns ? right[c] : 0;
+    for (std::int64_t c = 0; c < kColumns; ++c) packed[c] = c < p.columns ? right[c] : 0;
+}
+
+/// At most 16 columns, and at most kMaxDepth deep.
+void multiply_part(const Product& p, const float* left, const float* right, float* sums) {
+  alignas(32) float packed[kMaxDepth * kColumns];
+  const bool packs = p.right_stride != kColumns;
+  const auto* columns = packs ? packed : right;
+  if (p.columns == kColumns) {
+    if (packs) pack_columns<2>(p, right, packed);
+    multiply_columns<2>(p, left, columns, sums);
+  } else if (p.columns == V::kLanes) {
+    if (packs) pack_columns<1>(p, right, packed);
+    multiply_columns<1>(p, left, columns, sums);
+  } else {
+    if (packs) pack_some_columns(p, right, packed);
+    multiply_some_columns(p, left, columns, sums);
+  }
 }
 
 void multiply(const Product& product, const float* left, const float* right, float* sums) {
-  alignas(32) float packed[kMaxDepth * kColumns];
   auto part = product;
   for (std::int64_t begin = 0; begin < product.depth; begin += kMaxDepth, part.adds = true) {
-    part.depth = product.depth - begin < kMaxDepth ? product.depth - begin : kMaxDepth;
+    part.depth = at_most(kMaxDepth, product.depth - begin);
     for (std::int64_t column = 0; column < product.columns; column += kColumns) {
-      const auto columns = product.columns - column < kColumns ? product.columns - column : kColumns;
-      const auto* operand = right + begin * product.right_stride + column;
-      const bool packs = product.right_stride != kColumns;
-      const auto* next_to_each_other = packs ? packed : operand;
-      if (columns == kColumns) {
-        if (packs) pack_columns<2>(part, operand, packed);
-        multiply_columns<2>(part, left + begin, next_to_each_other, sums + column);
-      } else if (columns == V::kLanes) {
-        if (packs) pack_columns<1>(part, operand, packed);
-        multiply_columns<1>(part, left + begin, next_to_each_other, sums + column);
-      } else {
-        if (packs) pack_some_columns(part, columns, operand, packed);
-        multiply_some_columns(part, columns, left + begin, next_to_each_other, sums + column);
-      }
+      part.columns = at_most(kColumns, product.columns - column);
+      multiply_part(part, left + begin, right + begin * product.right_stride + column, sums + column);
     }
   }
 }
+
+// NOLINTEND(modernize-avoid-c-arrays)
 
 }  // namespace
 

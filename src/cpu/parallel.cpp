@@ -11,7 +11,8 @@ namespace deepcache::cpu {
 
 void parallel_for(std::int64_t size, const std::function<void(std::int64_t begin, std::int64_t end)>& function) {
   constexpr std::int64_t kPartsAThread = 8;
-  const std::int64_t threads = at::get_num_threads(), part = std::max<std::int64_t>(1, size / (threads * kPartsAThread));
+  const std::int64_t threads = at::get_num_threads(),
+                     part = std::max<std::int64_t>(1, size / (threads * kPartsAThread));
   std::atomic<std::int64_t> next = 0;
   const auto loop = [&](char**, const std::int64_t*, std::int64_t, std::int64_t) {
     for (auto begin = next.fetch_add(part); begin < size; begin = next.fetch_add(part))
