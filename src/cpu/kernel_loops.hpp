@@ -9,12 +9,20 @@
 // too, and has templates of the vectors V alone.
 namespace deepcache::cpu {
 
-/// function(offset, lanes) for each vector of `size` numbers.
+/// function(offset, mask) for each vector of `size` numbers.
 template <typename V, typename Function>
 void for_lanes(std::int64_t size, const Function& function) {
   std::int64_t i = 0;
   for (; i + V::kLanes <= size; i += V::kLanes) function(i, V::kAll);
   if (i < size) function(i, V::first(size - i));
+}
+
+/// lanes = function(lanes, offset, mask), likewise: handed on, so that it stays in a register.
+template <typename V, typename Function>
+auto fold_lanes(std::int64_t size, typename V::Floats lanes, const Function& function) {
+  std::int64_t i = 0;
+  for (; i + V::kLanes <= size; i += V::kLanes) lanes = function(lanes, i, V::kAll);
+  return i < size ? function(lanes, i, V::first(size - i)) : lanes;
 }
 
 /// 2^x: by the whole part of x, and for what is left, from -0.5 to 0.5, a polynomial, the highest power first.
@@ -72,9 +80,10 @@ void softmax_block(const SoftmaxBlock& b, T* weights) {
   for (std::int64_t row = 0; row < b.rows; ++row) {
     const float* scores = b.scores + row * b.columns_stride;
     T* out = weights + row * b.columns_stride;
-    auto lanes = V::all(-__builtin_inff());
-    for_lanes<V>(b.columns, [&](std::int64_t c, auto mask) { lanes = V::max(lanes, V::load(scores + c, mask), mask); });
-    auto maximum = V::maximum(lanes) * scale;
+    const auto largest = fold_lanes<V>(
+        b.columns, V::all(-__builtin_inff()),
+        [&](auto lanes, std::int64_t c, auto mask) { return V::max(lanes, V::load(scores + c, mask), mask); });
+    auto maximum = V::maximum(largest) * scale;
     float before = 0;
     if (!b.first) {
       maximum = maximum > b.maximum[row] ? maximum : b.maximum[row];
@@ -85,15 +94,14 @@ void softmax_block(const SoftmaxBlock& b, T* weights) {
         V::store(output + i, V::load(output + i, mask) * correction, mask);
       });
     }
-    lanes = V::all(0);
-    for_lanes<V>(b.columns, [&](std::int64_t c, auto mask) {
+    const auto sums = fold_lanes<V>(b.columns, V::all(0), [&](auto lanes, std::int64_t c, auto mask) {
       const auto exponent = V::fmsub(V::load(scores + c, mask), V::all(scale), V::all(maximum));
       const auto weight = V::keep(exp2_for<V, T>(exponent), mask);
-      lanes = lanes + weight;
       V::store(out + c, weight, mask);
+      return lanes + weight;
     });
     if (sizeof(T) < sizeof(float) && b.columns % 2 == 1) out[b.columns] = T();
-    b.sum[row] = before + V::sum(lanes);
+    b.sum[row] = before + V::sum(sums);
     b.maximum[row] = maximum;
   }
 }
