@@ -65,6 +65,9 @@ struct Kernels {
 extern const Kernels<float> kFloatKernelsAvx2, kFloatKernelsAvx512;
 extern const Kernels<c10::BFloat16> kBFloat16KernelsAvx512;
 
+/// Best where `right_stride` is 16 and `depth` up to 320: others go in such parts, copied.
+void multiply_by_avx2(const Product& product, const float* left, const float* right, float* sums);
+
 /// oneDNN's small matrix products inside LibTorch (`brgemm`), which has them for AVX-512.
 void multiply_by_brgemm(const Product& product, const float* left, const float* right, float* sums);
 void multiply_by_brgemm(const Product& product, const c10::BFloat16* left, const c10::BFloat16* right, float* sums);
