@@ -18,7 +18,7 @@ void parallel_for(std::int64_t size, const std::function<void(std::int64_t begin
     for (auto begin = next.fetch_add(part); begin < size; begin = next.fetch_add(part))
       function(begin, std::min(size, begin + part));
   };
-  const auto one_a_thread = torch::empty({threads}, torch::kByte);
+  const auto one_a_thread = torch::empty({std::min(threads, size)}, torch::kByte);
   auto iterator =
       at::TensorIteratorConfig().check_all_same_dtype(false).resize_outputs(false).add_output(one_a_thread).build();
   iterator.for_each(loop, 1);  // inside LibTorch
