@@ -65,7 +65,9 @@ struct Kernels {
 extern const Kernels<float> kFloatKernelsAvx2, kFloatKernelsAvx512;
 extern const Kernels<c10::BFloat16> kBFloat16KernelsAvx512;
 
-/// Best where `right_stride` is 16 and `depth` up to 320: others go in such parts, copied.
+/// Best with these as `right_stride` and the most of `depth`, 20 KiB in the first-level cache: others go in such parts,
+/// copied.
+inline constexpr std::int64_t kAvx2Columns = 16, kAvx2Depth = 320;
 void multiply_by_avx2(const Product& product, const float* left, const float* right, float* sums);
 
 /// oneDNN's small matrix products inside LibTorch (`brgemm`), which has them for AVX-512.

@@ -3,8 +3,8 @@
 
 namespace deepcache::cpu {
 
-constinit const Kernels<float> kFloatKernelsAvx2{.max_block = 16,
-                                                 .max_depth = 320,
+constinit const Kernels<float> kFloatKernelsAvx2{.max_block = kAvx2Columns,
+                                                 .max_depth = kAvx2Depth,
                                                  .multiply = multiply_by_avx2,
                                                  .end_products = [] {},
                                                  .softmax_block = softmax_block<Avx2, float>,

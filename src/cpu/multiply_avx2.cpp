@@ -7,9 +7,9 @@ namespace {
 // NOLINTBEGIN(modernize-avoid-c-arrays): std::array's functions are those of other files too.
 
 using V = Avx2;
-constexpr std::int64_t kMaxRows = 6, kVectors = 2;       // of a tile, whose sums stay in registers
-constexpr std::int64_t kColumns = kVectors * V::kLanes;  // likewise
-constexpr std::int64_t kMaxDepth = 320;                  // with the columns, 20 KiB, in the first-level cache
+constexpr std::int64_t kMaxRows = 6, kVectors = 2;  // of a tile, whose sums stay in registers
+constexpr auto kColumns = kAvx2Columns;
+static_assert(kColumns == kVectors * V::kLanes);
 
 std::int64_t at_most(std::int64_t limit, std::int64_t value) {
   return value < limit ? value : limit;
@@ -92,14 +92,14 @@ void pack_some_columns(const Product& p, const float* right, float* packed) {
     for (std::int64_t c = 0; c < kColumns; ++c) packed[c] = c < p.columns ? right[c] : 0;
 }
 
-/// At most 16 columns, and at most kMaxDepth deep.
+/// At most 16 columns, and at most kAvx2Depth deep.
 void multiply_part(const Product& p, const float* left, const float* right, float* sums) {
-  alignas(32) float packed[kMaxDepth * kColumns];
+  alignas(32) float packed[kAvx2Depth * kColumns];
   const bool packs = p.right_stride != kColumns;
   const auto* columns = packs ? packed : right;
   if (p.columns == kColumns) {
-    if (packs) pack_columns<2>(p, right, packed);
-    multiply_columns<2>(p, left, columns, sums);
+    if (packs) pack_columns<kVectors>(p, right, packed);
+    multiply_columns<kVectors>(p, left, columns, sums);
   } else if (p.columns == V::kLanes) {
     if (packs) pack_columns<1>(p, right, packed);
     multiply_columns<1>(p, left, columns, sums);
@@ -115,8 +115,8 @@ void multiply_part(const Product& p, const float* left, const float* right, floa
 
 void multiply_by_avx2(const Product& product, const float* left, const float* right, float* sums) {
   auto part = product;
-  for (std::int64_t begin = 0; begin < product.depth; begin += kMaxDepth, part.adds = true) {
-    part.depth = at_most(kMaxDepth, product.depth - begin);
+  for (std::int64_t begin = 0; begin < product.depth; begin += kAvx2Depth, part.adds = true) {
+    part.depth = at_most(kAvx2Depth, product.depth - begin);
     for (std::int64_t column = 0; column < product.columns; column += kColumns) {
       part.columns = at_most(kColumns, product.columns - column);
       multiply_part(part, left + begin, right + begin * product.right_stride + column, sums + column);
