@@ -149,4 +149,80 @@ void gated_gelu(const T* values, const T* gates, std::int64_t size, T* output) {
   });
 }
 
+// NOLINTBEGIN(modernize-avoid-c-arrays): std::array's functions are those of other files too.
+
+template <typename V, typename T>
+void winograd_input(const T* const* pixels, std::int64_t first, std::int64_t channels, std::int64_t stride, T* output) {
+  for_lanes<V>(channels, [&](std::int64_t c, auto mask) {
+    typename V::Floats rows[4][4];
+    for (int x = 0; x < 4; ++x) {
+      const auto a = V::load(pixels[x] + first + c, mask), b = V::load(pixels[4 + x] + first + c, mask),
+                 d = V::load(pixels[8 + x] + first + c, mask), e = V::load(pixels[12 + x] + first + c, mask);
+      rows[0][x] = a - d;
+      rows[1][x] = b + d;
+      rows[2][x] = d - b;
+      rows[3][x] = b - e;
+    }
+    for (int y = 0; y < 4; ++y) {
+      const auto* row = rows[y];
+      T* out = output + y * 4 * stride + c;
+      V::store(out, row[0] - row[2], mask);
+      V::store(out + stride, row[1] + row[2], mask);
+      V::store(out + 2 * stride, row[2] - row[1], mask);
+      V::store(out + 3 * stride, row[1] - row[3], mask);
+    }
+  });
+}
+
+template <typename V, typename T>
+void winograd_weight(const T* taps, std::int64_t tap_stride, std::int64_t size, std::int64_t stride, T* output) {
+  const auto half = V::all(0.5F);
+  for_lanes<V>(size, [&](std::int64_t i, auto mask) {
+    typename V::Floats rows[4][3];
+    for (int x = 0; x < 3; ++x) {
+      const T* tap = taps + x * tap_stride + i;
+      const auto a = V::load(tap, mask), b = V::load(tap + 3 * tap_stride, mask),
+                 c = V::load(tap + 6 * tap_stride, mask);
+      const auto outer = (a + c) * half, inner = b * half;
+      rows[0][x] = a;
+      rows[1][x] = outer + inner;
+      rows[2][x] = outer - inner;
+      rows[3][x] = c;
+    }
+    for (int y = 0; y < 4; ++y) {
+      const auto* row = rows[y];
+      T* out = output + y * 4 * stride + i;
+      const auto outer = (row[0] + row[2]) * half, inner = row[1] * half;
+      V::store(out, row[0], mask);
+      V::store(out + stride, outer + inner, mask);
+      V::store(out + 2 * stride, outer - inner, mask);
+      V::store(out + 3 * stride, row[2], mask);
+    }
+  });
+}
+
+template <typename V, typename T>
+void winograd_output(const float* sums, std::int64_t stride, const Pixels& pixels, const float* bias, const T* added,
+                     T* output) {
+  for_lanes<V>(pixels.channels, [&](std::int64_t c, auto mask) {
+    typename V::Floats rows[2][4];
+    for (int x = 0; x < 4; ++x) {
+      const float* sum = sums + x * stride + c;
+      const auto b = V::load(sum + 4 * stride, mask), d = V::load(sum + 8 * stride, mask);
+      rows[0][x] = V::load(sum, mask) + b + d;
+      rows[1][x] = b - d - V::load(sum + 12 * stride, mask);
+    }
+    const auto shift = V::load(bias + c, mask);
+    for (int y = 0; y < pixels.height; ++y)
+      for (int x = 0; x < pixels.width; ++x) {
+        const auto* row = rows[y];
+        const auto value = (x == 0 ? row[0] + row[1] + row[2] : row[1] - row[2] - row[3]) + shift;
+        const auto place = y * pixels.row_stride + x * pixels.pixel_stride + c;
+        V::store(output + place, added == nullptr ? value : value + V::load(added + place, mask), mask);
+      }
+  });
+}
+
+// NOLINTEND(modernize-avoid-c-arrays)
+
 }  // namespace deepcache::cpu

@@ -46,6 +46,11 @@ struct Affine {
   bool silu;
 };
 
+/// Channels of at most 2x2 pixels of a picture.
+struct Pixels {
+  std::int64_t height, width, row_stride, pixel_stride, channels;
+};
+
 /// Inner loops of the operators in this folder, for one thread, on one kind of processor. Numbers are T in memory,
 /// float32 or bfloat16, and float32 in between.
 template <typename T>
@@ -60,14 +65,22 @@ struct Kernels {
   void (*add_moments)(const T* input, const T* pivot, std::int64_t rows, std::int64_t channels, const Moments& sums);
   void (*apply)(const Affine& affine, const T* input, std::int64_t rows, std::int64_t channels, T* output);
   void (*gated_gelu)(const T* values, const T* gates, std::int64_t size, T* output);  // output = values * gelu(gates)
+
+  // Winograd's transforms (winograd.hpp), to places `stride` apart and back: of the channels of 4x4 pixels from `first`
+  // on, of `size` weights of each of 3x3 taps, and to pixels, where bias and what is in `added` come to them.
+  void (*winograd_input)(const T* const* pixels, std::int64_t first, std::int64_t channels, std::int64_t stride,
+                         T* output);
+  void (*winograd_weight)(const T* taps, std::int64_t tap_stride, std::int64_t size, std::int64_t stride, T* output);
+  void (*winograd_output)(const float* sums, std::int64_t stride, const Pixels& pixels, const float* bias,
+                          const T* added, T* output);
 };
 
 extern const Kernels<float> kFloatKernelsAvx2, kFloatKernelsAvx512;
 extern const Kernels<c10::BFloat16> kBFloat16KernelsAvx512;
 
-/// Best with these as `right_stride` and the most of `depth`, 20 KiB in the first-level cache: others go in such parts,
+/// Best with these as `right_stride` and the most of `depth`, 16 KiB in the first-level cache: others go in such parts,
 /// copied.
-inline constexpr std::int64_t kAvx2Columns = 16, kAvx2Depth = 320;
+inline constexpr std::int64_t kAvx2Columns = 16, kAvx2Depth = 256;
 void multiply_by_avx2(const Product& product, const float* left, const float* right, float* sums);
 
 /// oneDNN's small matrix products inside LibTorch (`brgemm`), which has them for AVX-512.

@@ -12,6 +12,9 @@ constinit const Kernels<float> kFloatKernelsAvx2{.max_block = kAvx2Columns,
                                                  .add_bias = add_bias<Avx2, float>,
                                                  .add_moments = add_moments<Avx2, float>,
                                                  .apply = apply<Avx2, float>,
-                                                 .gated_gelu = gated_gelu<Avx2, float>};
+                                                 .gated_gelu = gated_gelu<Avx2, float>,
+                                                 .winograd_input = winograd_input<Avx2, float>,
+                                                 .winograd_weight = winograd_weight<Avx2, float>,
+                                                 .winograd_output = winograd_output<Avx2, float>};
 
 }  // namespace deepcache::cpu

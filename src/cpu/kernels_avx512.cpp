@@ -14,7 +14,10 @@ constexpr Kernels<T> kKernels{.max_block = 64,
                               .add_bias = add_bias<Avx512, T>,
                               .add_moments = add_moments<Avx512, T>,
                               .apply = apply<Avx512, T>,
-                              .gated_gelu = gated_gelu<Avx512, T>};
+                              .gated_gelu = gated_gelu<Avx512, T>,
+                              .winograd_input = winograd_input<Avx512, T>,
+                              .winograd_weight = winograd_weight<Avx512, T>,
+                              .winograd_output = winograd_output<Avx512, T>};
 
 }  // namespace
 

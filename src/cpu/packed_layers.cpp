@@ -8,17 +8,15 @@
 #include "cpu/kernels.hpp"
 #include "cpu/operators.hpp"
 #include "cpu/parallel.hpp"
+#include "cpu/winograd.hpp"
 
 namespace deepcache::cpu {
 namespace {
 
 // What is computed together.
-constexpr std::int64_t kMaxRows = 128;  // of a linear layer's input: with the block, at most 32 KiB of sums
+constexpr std::int64_t kMaxRows = 128;  // of a linear layer's input
+constexpr std::int64_t kColumns = 64;   // of its output: what is written of a row is whole cache lines; 32 KiB of sums
 constexpr std::int64_t kPixels = 256;   // of a convolution's output: at most 64 KiB of sums
-
-std::int64_t divide_up(std::int64_t a, std::int64_t b) {
-  return (a + b - 1) / b;
-}
 
 /// Outputs that are computed together: the largest block that fills up nothing, if there is one.
 std::int64_t block_of(std::int64_t outputs, std::int64_t max_block) {
@@ -79,7 +77,7 @@ void check_input(const torch::Tensor& input, const torch::Tensor& packed, std::i
 /// sums [rows, columns] = input [rows, C] * weight [C, columns], in parts of C; or += if `adds`.
 template <typename T>
 void multiply(const T* input, std::int64_t input_stride, const T* weight, const Weight& w, std::int64_t rows,
-              std::int64_t columns, float* sums, bool adds) {
+              std::int64_t columns, float* sums, std::int64_t sums_stride, bool adds) {
   const auto& kernel = kernels<T>();
   const auto depth = depth_of(w.inputs, kernel.max_depth);
   for (std::int64_t i = 0; i < w.inputs; i += depth)
@@ -88,26 +86,18 @@ void multiply(const T* input, std::int64_t input_stride, const T* weight, const 
                      .depth = std::min(depth, w.inputs - i),
                      .left_stride = input_stride,
                      .right_stride = w.block,
-                     .sums_stride = w.block,
+                     .sums_stride = sums_stride,
                      .adds = adds || i > 0},
                     input + i, weight + i * w.block, sums);
 }
 
-/// How many of `size` rows to compute together: at most so many, so few that all threads have work, and about as many
-/// each time.
-std::int64_t together(std::int64_t size, std::int64_t most, std::int64_t blocks) {
-  const auto parts = divide_up(std::int64_t{4} * at::get_num_threads(), blocks);
-  const auto rows = std::clamp<std::int64_t>(size / parts, 1, std::max<std::int64_t>(1, most));
-  return divide_up(size, divide_up(size, rows));
-}
-
-/// The tile of sums of one block.
-Tile tile_of(const std::vector<float>& sums, const Weight& w, const std::vector<float>& bias, std::int64_t first_output,
-             std::int64_t rows) {
+/// The tile of sums of `columns` outputs.
+Tile tile_of(const std::vector<float>& sums, std::int64_t columns, const Weight& w, const std::vector<float>& bias,
+             std::int64_t first_output, std::int64_t rows) {
   return {.input = sums.data(),
           .rows = rows,
-          .columns = std::min(w.block, w.outputs - first_output),
-          .input_stride = w.block,
+          .columns = std::min(columns, w.outputs - first_output),
+          .input_stride = columns,
           .output_stride = w.outputs,
           .bias = bias.data() + first_output};
 }
@@ -125,16 +115,18 @@ void linear_rows(const torch::Tensor& input, const torch::Tensor& packed, const 
   const auto* weight = packed.const_data_ptr<T>();
   auto* written = output.mutable_data_ptr<T>();
   const auto rows = input.numel() / w.inputs;
-  const auto rows_together = together(rows, kMaxRows, w.blocks), parts = divide_up(rows, rows_together);
-  parallel_for(w.blocks * parts, [&](std::int64_t begin, std::int64_t end) {
-    std::vector<float> sums(static_cast<std::size_t>(rows_together * w.block));
+  const auto columns = std::max(w.block, kColumns / w.block * w.block), groups = divide_up(w.outputs, columns);
+  const auto rows_together = together(rows, kMaxRows, groups), parts = divide_up(rows, rows_together);
+  parallel_for(groups * parts, [&](std::int64_t begin, std::int64_t end) {
+    std::vector<float> sums(static_cast<std::size_t>(rows_together * columns));
     for (auto task = begin; task < end; ++task) {
       // All of the weights for a part of the rows, which stays in the second-level cache.
-      const auto first_output = task % w.blocks * w.block, first_row = task / w.blocks * rows_together;
+      const auto first_output = task % groups * columns, first_row = task / groups * rows_together;
       const auto offset = first_row * w.outputs + first_output;
-      const auto tile = tile_of(sums, w, bias, first_output, std::min(rows_together, rows - first_row));
-      multiply(read + first_row * w.inputs, w.inputs, weight + first_output * w.inputs, w, tile.rows, tile.columns,
-               sums.data(), false);
+      const auto tile = tile_of(sums, columns, w, bias, first_output, std::min(rows_together, rows - first_row));
+      for (std::int64_t column = 0; column < tile.columns; column += w.block)
+        multiply(read + first_row * w.inputs, w.inputs, weight + (first_output + column) * w.inputs, w, tile.rows,
+                 std::min(w.block, tile.columns - column), sums.data() + column, columns, false);
       kernels<T>().add_bias(tile, place_in<T>(added, offset), written + offset);
     }
     kernels<T>().end_products();
@@ -180,11 +172,11 @@ void convolve(const torch::Tensor& input, const torch::Tensor& packed, const Wei
           multiply(read + ((row / out_height * height + y) * width + first_x) * w.inputs,
                    window.stride_width * w.inputs, weight + (block * w.taps + tap) * w.inputs * w.block, w,
                    inside.end - inside.begin, columns,
-                   sums.data() + ((row - first_row) * out_width + inside.begin) * w.block, true);
+                   sums.data() + ((row - first_row) * out_width + inside.begin) * w.block, w.block, true);
         }
       }
       const auto offset = first_row * out_width * w.outputs + first_output;
-      kernels<T>().add_bias(tile_of(sums, w, bias, first_output, (last_row - first_row) * out_width),
+      kernels<T>().add_bias(tile_of(sums, w.block, w, bias, first_output, (last_row - first_row) * out_width),
                             place_in<T>(added, offset), written + offset);
     }
     kernels<T>().end_products();
@@ -250,6 +242,12 @@ torch::Tensor convolution(const torch::Tensor& input, const torch::Tensor& packe
               "a kernel of ", kernel_size, " is larger than its input, ", input.sizes());
   const auto output = torch::empty({input.size(0), out_channels, size(0), size(1)},
                                    input.options().memory_format(torch::MemoryFormat::ChannelsLast));
+  const bool three = kernel_size == torch::IntArrayRef{3, 3} && stride == torch::IntArrayRef{1, 1};
+  if (three && input.scalar_type() == torch::kFloat && pays_as_winograd(input.size(1), output))
+    return with_added(output, added, [&](const torch::Tensor& same) {
+      winograd_convolution(input.contiguous(torch::MemoryFormat::ChannelsLast), packed, padding,
+                           bias_of(bias, out_channels), same, output);
+    });
   const Window window{kernel_size[0], kernel_size[1], stride[0], stride[1], padding[0], padding[1]};
   const auto compute = input.scalar_type() == torch::kFloat ? convolve<float> : convolve<c10::BFloat16>;
   return with_added(output, added, [&](const torch::Tensor& same) {

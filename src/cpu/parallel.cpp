@@ -24,4 +24,10 @@ void parallel_for(std::int64_t size, const std::function<void(std::int64_t begin
   iterator.for_each(loop, 1);  // inside LibTorch
 }
 
+std::int64_t together(std::int64_t size, std::int64_t most, std::int64_t blocks) {
+  const auto parts = divide_up(std::int64_t{4} * at::get_num_threads(), blocks);
+  const auto rows = std::clamp<std::int64_t>(size / parts, 1, std::max<std::int64_t>(1, most));
+  return divide_up(size, divide_up(size, rows));
+}
+
 }  // namespace deepcache::cpu

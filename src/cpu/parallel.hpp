@@ -10,4 +10,12 @@ namespace deepcache::cpu {
 /// pool of threads where LibTorch has its own copy of the library: they would wait for each other by spinning.
 void parallel_for(std::int64_t size, const std::function<void(std::int64_t begin, std::int64_t end)>& function);
 
+/// How many of `size` rows to compute together, for each of `blocks` blocks of something else: at most so many, so few
+/// that all threads have work, and about as many each time.
+std::int64_t together(std::int64_t size, std::int64_t most, std::int64_t blocks);
+
+constexpr std::int64_t divide_up(std::int64_t a, std::int64_t b) {
+  return (a + b - 1) / b;
+}
+
 }  // namespace deepcache::cpu

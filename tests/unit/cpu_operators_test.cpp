@@ -212,7 +212,11 @@ TEST_P(CpuLayers, ConvolutionIsExactToRounding) {
                                                                        {16, 16, {2, 1}, {3, 3}, {1, 1}, {4, 4}},
                                                                        {16, 130, {6, 6}, {1, 1}, {1, 1}, {0, 0}},
                                                                        {16, 16, {6, 6}, {1, 1}, {2, 2}, {0, 0}},
-                                                                       {6, 10, {3, 400}, {3, 3}, {1, 1}, {1, 1}}}) {
+                                                                       {6, 10, {3, 400}, {3, 3}, {1, 1}, {1, 1}},
+                                                                       {64, 64, {4, 4}, {3, 3}, {1, 1}, {1, 1}},
+                                                                       {70, 100, {6, 9}, {3, 3}, {1, 1}, {0, 0}},
+                                                                       {64, 72, {5, 3}, {3, 3}, {1, 1}, {4, 2}},
+                                                                       {200, 72, {64, 48}, {3, 3}, {1, 1}, {1, 1}}}) {
     const auto input = random({2, inputs, size[0], size[1]}), weight = random({outputs, inputs, kernel[0], kernel[1]}),
                bias = random({outputs});
     const auto expected = at::conv2d(exact(input), exact(weight), exact(bias), stride, padding);
