@@ -198,8 +198,11 @@ std::vector<std::string> AotiBackend::input_names() const {
   return names;
 }
 
-BranchProfile AotiBackend::profile(const std::vector<c10::IValue>&, std::int64_t cache_branch_id) const {
-  return branches_.at(static_cast<std::size_t>(cache_branch_id));
+std::vector<BranchProfile> AotiBackend::profile(const std::vector<c10::IValue>&,
+                                                const std::vector<std::int64_t>& branches) const {
+  std::vector<BranchProfile> profiles;
+  for (const auto branch : branches) profiles.push_back(branches_.at(static_cast<std::size_t>(branch)));
+  return profiles;
 }
 
 std::shared_ptr<const Backend> AotiBackend::with_controlnets(const std::vector<torch::jit::Module>& controlnets) const {

@@ -41,7 +41,8 @@ class Backend {
 
   /// Names by cache_branch_id; as many as there are branches.
   virtual const std::vector<std::string>& branch_names() const = 0;
-  virtual BranchProfile profile(const std::vector<c10::IValue>& inputs, std::int64_t cache_branch_id) const = 0;
+  virtual std::vector<BranchProfile> profile(const std::vector<c10::IValue>& inputs,
+                                             const std::vector<std::int64_t>& branches) const = 0;
   virtual torch::Device device() const = 0;
 
   /// The same network with ControlNets in it, as `UNet::with_controlnets` says.

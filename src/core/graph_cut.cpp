@@ -46,10 +46,13 @@ bool is_computed_from(const jit::Value* value, const jit::Value* source) {
 }
 
 /// What comes from the deep layers.
+jit::Value* feature(const jit::Node& concatenation) {
+  return concatenation.input(0)->node()->input(deep_operand(concatenation));
+}
+
 jit::Value* feature(const Graph& graph, std::int64_t cache_branch_id) {
   const auto places = skip_concatenations(graph);
-  const auto* place = places.at(places.size() - 1 - static_cast<std::size_t>(cache_branch_id));
-  return place->input(0)->node()->input(deep_operand(*place));
+  return feature(*places.at(places.size() - 1 - static_cast<std::size_t>(cache_branch_id)));
 }
 
 }  // namespace
@@ -75,15 +78,27 @@ std::size_t deep_operand(const jit::Node& concatenation) {
 }
 
 GraphCut cut(const Graph& graph, std::int64_t cache_branch_id) {
-  GraphCut result{graph->copy(), graph->copy()};
+  GraphCut result{graph->copy(), shallow_graph(graph, cache_branch_id)};
   result.full->registerOutput(feature(result.full, cache_branch_id));
+  return result;
+}
 
-  auto* computed = feature(result.shallow, cache_branch_id);
-  auto* cached = result.shallow->addInput("cached_feature");
+Graph shallow_graph(const Graph& graph, std::int64_t cache_branch_id) {
+  auto shallow = graph->copy();
+  auto* computed = feature(shallow, cache_branch_id);
+  auto* cached = shallow->addInput("cached_feature");
   cached->setType(computed->type());
   computed->replaceAllUsesWith(cached);
-  jit::LowerSimpleTuples(result.shallow);
-  jit::EliminateDeadCode(result.shallow);
+  jit::LowerSimpleTuples(shallow);
+  jit::EliminateDeadCode(shallow);
+  return shallow;
+}
+
+Graph with_features(const Graph& graph) {
+  auto result = graph->copy();
+  auto places = skip_concatenations(result);
+  std::ranges::reverse(places);
+  for (const auto* place : places) result->registerOutput(feature(*place));
   return result;
 }
 

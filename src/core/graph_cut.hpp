@@ -25,6 +25,12 @@ std::size_t deep_operand(const torch::jit::Node& concatenation);
 /// Cuts a graph, which isn't changed, at the concatenation `cache_branch_id`, counted back from the output.
 GraphCut cut(const Graph& graph, std::int64_t cache_branch_id);
 
+/// What `cut` gives as `shallow`.
+Graph shallow_graph(const Graph& graph, std::int64_t cache_branch_id);
+
+/// The graph with all features as further outputs, by cache_branch_id.
+Graph with_features(const Graph& graph);
+
 /// For each skip concatenation, by cache_branch_id, the path of the submodule that reads it; empty where the module
 /// hierarchy was gone already.
 std::vector<std::string> skip_concatenation_names(const Graph& graph);

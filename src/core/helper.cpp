@@ -295,7 +295,7 @@ struct Helper::Impl : UNetHook {
   /// What a full and a cached step cost at the shapes of the latest full one.
   const BranchProfile& current_profile() {
     if (profile) return *profile;
-    profile = backend().profile(latest_inputs, std::max<std::int64_t>(branch, 0));
+    profile = backend().profile(latest_inputs, {std::max<std::int64_t>(branch, 0)}).front();
     if (branch == kWholeOutput) profile->cached_step = {};
     return *profile;
   }

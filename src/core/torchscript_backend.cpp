@@ -109,22 +109,27 @@ const TorchScriptBackend::Branch& TorchScriptBackend::branch(std::int64_t cache_
   return branches_.emplace(cache_branch_id, Branch{full_step, cached_step}).first->second;
 }
 
-BranchProfile TorchScriptBackend::profile(const std::vector<c10::IValue>& inputs, std::int64_t cache_branch_id) const {
-  const auto [full, shallow] = cut(graph_, cache_branch_id);
+std::vector<BranchProfile> TorchScriptBackend::profile(const std::vector<c10::IValue>& inputs,
+                                                       const std::vector<std::int64_t>& branches) const {
   const auto count = [&](const Graph& graph, const std::vector<c10::IValue>& graph_inputs) {
     return count_macs(
         graph, graph_inputs, [&] { return weights_.runnable(graph); }, traits_.device);
   };
-  const auto full_step = count(full, inputs);
-  const auto feature = full_step.outputs.at(1).toTensor();
-  auto shallow_inputs = inputs;
-  shallow_inputs.emplace_back(feature);
-  return {.cache_branch_id = cache_branch_id,
-          .name = traits_.branch_names.at(static_cast<std::size_t>(cache_branch_id)),
-          .feature_shape = feature.sizes().vec(),
-          .feature_bytes = static_cast<std::int64_t>(feature.nbytes()),
-          .full_step = full_step.macs,
-          .cached_step = count(shallow, shallow_inputs).macs};
+  const auto full_step = count(with_features(graph_), inputs);
+  std::vector<BranchProfile> profiles;
+  for (const auto branch : branches) {
+    const auto index = static_cast<std::size_t>(branch);
+    const auto feature = full_step.outputs.at(index + 1).toTensor();
+    auto shallow_inputs = inputs;
+    shallow_inputs.emplace_back(feature);
+    profiles.push_back({.cache_branch_id = branch,
+                        .name = traits_.branch_names.at(index),
+                        .feature_shape = feature.sizes().vec(),
+                        .feature_bytes = static_cast<std::int64_t>(feature.nbytes()),
+                        .full_step = full_step.macs,
+                        .cached_step = count(shallow_graph(graph_, branch), shallow_inputs).macs});
+  }
+  return profiles;
 }
 
 }  // namespace deepcache

@@ -30,7 +30,8 @@ class TorchScriptBackend : public Backend {
   void check_inputs(const std::vector<c10::IValue>& inputs) const override;
   std::vector<std::string> input_names() const override;
   const std::vector<std::string>& branch_names() const override { return traits_.branch_names; }
-  BranchProfile profile(const std::vector<c10::IValue>& inputs, std::int64_t cache_branch_id) const override;
+  std::vector<BranchProfile> profile(const std::vector<c10::IValue>& inputs,
+                                     const std::vector<std::int64_t>& branches) const override;
   torch::Device device() const override { return traits_.device; }
   std::shared_ptr<const Backend> with_controlnets(const std::vector<torch::jit::Module>& controlnets) const override;
 

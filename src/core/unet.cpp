@@ -1,5 +1,7 @@
 #include "deepcache/unet.hpp"
 
+#include <numeric>
+
 #include "core/aoti_backend.hpp"
 #include "core/torchscript_backend.hpp"
 #include "core/unet_impl.hpp"
@@ -110,10 +112,9 @@ std::vector<std::string> UNet::branch_names() const {
 
 std::vector<BranchProfile> UNet::profile(const std::vector<c10::IValue>& inputs) const {
   impl_->backend->check_inputs(inputs);
-  std::vector<BranchProfile> profiles;
-  for (std::int64_t branch = 0; branch < num_branches(); ++branch)
-    profiles.push_back(impl_->backend->profile(inputs, branch));
-  return profiles;
+  std::vector<std::int64_t> branches(static_cast<std::size_t>(num_branches()));
+  std::iota(branches.begin(), branches.end(), 0);
+  return impl_->backend->profile(inputs, branches);
 }
 
 torch::Device UNet::device() const {

@@ -30,25 +30,39 @@ constexpr bool is_interleaved(const c10::BFloat16*) {
   return true;
 }
 
-/// [L, D] to [D, stride]
-void pack_keys(const Rows<float>& keys, std::int64_t length, std::int64_t dim, std::int64_t stride, float* packed) {
+/// How keys and values are packed: a matrix [rows, columns] as [columns / panel, rows, panel].
+struct Panels {
+  Panels(std::int64_t number_of_rows, std::int64_t columns, std::int64_t width)
+      : rows(number_of_rows), panel(width == 0 ? columns : width), count(divide_up(columns, panel)) {}
+  std::int64_t size() const { return count * rows * panel; }
+  std::int64_t place(std::int64_t row, std::int64_t column) const {
+    return (column / panel * rows + row) * panel + column % panel;
+  }
+  std::int64_t rows, panel, count;
+};
+
+/// [L, D] to [D, L]
+void pack_keys(const Rows<float>& keys, std::int64_t length, const Panels& panels, float* packed) {
   for (std::int64_t row = 0; row < length; ++row)
-    for (std::int64_t i = 0; i < dim; ++i) packed[i * stride + row] = keys[row][i];
+    for (std::int64_t i = 0; i < panels.rows; ++i) packed[panels.place(i, row)] = keys[row][i];
 }
 
-void pack_keys(const Rows<c10::BFloat16>& keys, std::int64_t length, std::int64_t dim, std::int64_t stride,
-               c10::BFloat16* packed) {
-  for (std::int64_t pair = 0; pair < dim / 2; ++pair)
+void pack_keys(const Rows<c10::BFloat16>& keys, std::int64_t length, const Panels& panels, c10::BFloat16* packed) {
+  for (std::int64_t pair = 0; pair < panels.rows / 2; ++pair)
     for (std::int64_t row = 0; row < length; ++row)
-      std::copy_n(keys[row] + 2 * pair, 2, packed + (pair * stride + row) * 2);
+      std::copy_n(keys[row] + 2 * pair, 2, packed + (pair * panels.panel + row) * 2);
 }
 
 /// [L, D] to [L, D]
-void pack_values(const Rows<float>& values, std::int64_t length, std::int64_t dim, float* packed) {
-  for (std::int64_t row = 0; row < length; ++row) std::copy_n(values[row], dim, packed + row * dim);
+void pack_values(const Rows<float>& values, std::int64_t length, std::int64_t dim, const Panels& panels,
+                 float* packed) {
+  for (std::int64_t row = 0; row < length; ++row)
+    for (std::int64_t i = 0; i < dim; i += panels.panel)
+      std::copy_n(values[row] + i, std::min(panels.panel, dim - i), packed + panels.place(row, i));
 }
 
-void pack_values(const Rows<c10::BFloat16>& values, std::int64_t length, std::int64_t dim, c10::BFloat16* packed) {
+void pack_values(const Rows<c10::BFloat16>& values, std::int64_t length, std::int64_t dim, const Panels&,
+                 c10::BFloat16* packed) {
   const std::vector<c10::BFloat16> zeros(static_cast<std::size_t>(dim));
   for (std::int64_t row = 0; row < length; row += 2) {
     const auto *upper = values[row], *lower = row + 1 < length ? values[row + 1] : zeros.data();
@@ -84,14 +98,15 @@ torch::Tensor attention_of(const torch::Tensor& query, const torch::Tensor& key,
   const auto batch = query.size(0), heads = query.size(1), rows = query.size(2), dim = query.size(3);
   // An odd multiple of 16: rows whose distance is a power of two would be in the same places of the first-level cache.
   const auto length = key.size(2), stride = ((length + 15) / 16 | 1) * 16;
-  const auto keys = torch::empty({batch * heads, dim, stride}, query.options());
-  const auto values = torch::empty({batch * heads, stride, dim}, query.options());
+  const Panels of_keys(dim, stride, kernel.panel), of_values(stride, dim, kernel.panel);
+  const auto keys = torch::empty({batch * heads, of_keys.size()}, query.options());
+  const auto values = torch::empty({batch * heads, of_values.size()}, query.options());
   auto* const packed_keys = keys.mutable_data_ptr<T>();
   auto* const packed_values = values.mutable_data_ptr<T>();
   parallel_for(batch * heads, [&](std::int64_t begin, std::int64_t end) {
     for (auto i = begin; i < end; ++i) {
-      pack_keys(Rows<T>(key, i), length, dim, stride, packed_keys + i * stride * dim);
-      pack_values(Rows<T>(value, i), length, dim, packed_values + i * stride * dim);
+      pack_keys(Rows<T>(key, i), length, of_keys, packed_keys + i * of_keys.size());
+      pack_values(Rows<T>(value, i), length, dim, of_values, packed_values + i * of_values.size());
     }
   });
 
@@ -111,10 +126,12 @@ torch::Tensor attention_of(const torch::Tensor& query, const torch::Tensor& key,
                          .columns = columns,
                          .depth = dim,
                          .left_stride = queries.stride,
-                         .right_stride = stride,
+                         .right_stride = of_keys.panel,
+                         .right_panel = kernel.panel * of_keys.rows,
                          .sums_stride = width,
                          .adds = false},
-                        queries[first_row], packed_keys + i * stride * dim + column * (interleaved ? 2 : 1),
+                        queries[first_row],
+                        packed_keys + i * of_keys.size() + of_keys.place(0, column) * (interleaved ? 2 : 1),
                         scratch.scores.data());
         kernel.softmax_block({.rows = count,
                               .columns = columns,
@@ -131,10 +148,12 @@ torch::Tensor attention_of(const torch::Tensor& query, const torch::Tensor& key,
                          .columns = dim,
                          .depth = interleaved ? (columns + 1) / 2 * 2 : columns,
                          .left_stride = width,
-                         .right_stride = dim,
+                         .right_stride = of_values.panel,
+                         .right_panel = kernel.panel * of_values.rows,
                          .sums_stride = dim,
                          .adds = column > 0},
-                        scratch.weights(), packed_values + (i * stride + column) * dim, scratch.output.data());
+                        scratch.weights(), packed_values + i * of_values.size() + of_values.place(column, 0),
+                        scratch.output.data());
       }
       for (std::int64_t row = 0; row < count; ++row)
         kernel.scale_row(scratch.output.data() + row * dim, dim, 1 / scratch.sum[row],

@@ -225,4 +225,19 @@ void winograd_output(const float* sums, std::int64_t stride, const Pixels& pixel
 
 // NOLINTEND(modernize-avoid-c-arrays)
 
+/// A table of products, with these loops.
+template <typename V, typename T>
+constexpr Kernels<T> with_loops(Kernels<T> table) {
+  table.softmax_block = softmax_block<V, T>;
+  table.scale_row = scale_row<V, T>;
+  table.add_bias = add_bias<V, T>;
+  table.add_moments = add_moments<V, T>;
+  table.apply = apply<V, T>;
+  table.gated_gelu = gated_gelu<V, T>;
+  table.winograd_input = winograd_input<V, T>;
+  table.winograd_weight = winograd_weight<V, T>;
+  table.winograd_output = winograd_output<V, T>;
+  return table;
+}
+
 }  // namespace deepcache::cpu

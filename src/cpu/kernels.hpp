@@ -7,9 +7,10 @@
 namespace deepcache::cpu {
 
 /// A product of matrices: sums [rows, columns] = left [rows, depth] * right [depth, columns], or += if `adds`. Rows are
-/// so far apart as the strides say. For bfloat16, each two rows of `right` are interleaved, element by element.
+/// so far apart as the strides say. `right` may be in panels, each of so many columns as the kernels say, and
+/// `right_panel` apart. For bfloat16, each two rows of `right` are interleaved, element by element.
 struct Product {
-  std::int64_t rows, columns, depth, left_stride, right_stride, sums_stride;
+  std::int64_t rows, columns, depth, left_stride, right_stride, right_panel, sums_stride;
   bool adds;
 };
 
@@ -57,22 +58,28 @@ template <typename T>
 struct Kernels {
   std::int64_t max_block;  // columns of a product's right operand that are best kept next to each other
   std::int64_t max_depth;  // of a product that is computed in one go, at best
+  std::int64_t panel;      // columns of a product's right operand that can be next to each other; 0: it isn't in panels
   void (*multiply)(const Product& product, const T* left, const T* right, float* sums);
   void (*end_products)();  // a thread calls this after its last product
-  void (*softmax_block)(const SoftmaxBlock& block, T* weights);
-  void (*scale_row)(const float* input, std::int64_t size, float factor, T* output);  // output = input * factor
-  void (*add_bias)(const Tile& tile, const T* added, T* output);
-  void (*add_moments)(const T* input, const T* pivot, std::int64_t rows, std::int64_t channels, const Moments& sums);
-  void (*apply)(const Affine& affine, const T* input, std::int64_t rows, std::int64_t channels, T* output);
-  void (*gated_gelu)(const T* values, const T* gates, std::int64_t size, T* output);  // output = values * gelu(gates)
 
+  // Templates of the processor's vectors, which `with_loops` puts here.
+  void (*softmax_block)(const SoftmaxBlock& block, T* weights) = nullptr;
+  void (*scale_row)(const float* input, std::int64_t size, float factor,
+                    T* output) = nullptr;  // output = input * factor
+  void (*add_bias)(const Tile& tile, const T* added, T* output) = nullptr;
+  void (*add_moments)(const T* input, const T* pivot, std::int64_t rows, std::int64_t channels,
+                      const Moments& sums) = nullptr;
+  void (*apply)(const Affine& affine, const T* input, std::int64_t rows, std::int64_t channels, T* output) = nullptr;
+  // output = values * gelu(gates)
+  void (*gated_gelu)(const T* values, const T* gates, std::int64_t size, T* output) = nullptr;
   // Winograd's transforms (winograd.hpp), to places `stride` apart and back: of the channels of 4x4 pixels from `first`
   // on, of `size` weights of each of 3x3 taps, and to pixels, where bias and what is in `added` come to them.
   void (*winograd_input)(const T* const* pixels, std::int64_t first, std::int64_t channels, std::int64_t stride,
-                         T* output);
-  void (*winograd_weight)(const T* taps, std::int64_t tap_stride, std::int64_t size, std::int64_t stride, T* output);
+                         T* output) = nullptr;
+  void (*winograd_weight)(const T* taps, std::int64_t tap_stride, std::int64_t size, std::int64_t stride,
+                          T* output) = nullptr;
   void (*winograd_output)(const float* sums, std::int64_t stride, const Pixels& pixels, const float* bias,
-                          const T* added, T* output);
+                          const T* added, T* output) = nullptr;
 };
 
 extern const Kernels<float> kFloatKernelsAvx2, kFloatKernelsAvx512;

@@ -69,6 +69,7 @@ void multiply_some_columns(const Product& p, const float* left, const float* rig
                   .depth = p.depth,
                   .left_stride = p.left_stride,
                   .right_stride = kColumns,
+                  .right_panel = 0,
                   .sums_stride = kColumns,
                   .adds = false};
   for (std::int64_t first = 0; first < p.rows; first += kMaxRows) {
@@ -124,7 +125,8 @@ void multiply_by_avx2(const Product& product, const float* left, const float* ri
     part.depth = at_most(kAvx2Depth, product.depth - begin);
     for (std::int64_t column = 0; column < product.columns; column += kColumns) {
       part.columns = at_most(kColumns, product.columns - column);
-      multiply_part(part, left + begin, right + begin * product.right_stride + column, sums + column);
+      const auto first = product.right_panel == 0 ? column : column / kColumns * product.right_panel;
+      multiply_part(part, left + begin, right + begin * product.right_stride + first, sums + column);
     }
   }
 }

@@ -86,6 +86,7 @@ void multiply(const T* input, std::int64_t input_stride, const T* weight, const 
                      .depth = std::min(depth, w.inputs - i),
                      .left_stride = input_stride,
                      .right_stride = w.block,
+                     .right_panel = 0,
                      .sums_stride = sums_stride,
                      .adds = adds || i > 0},
                     input + i, weight + i * w.block, sums);

@@ -88,6 +88,7 @@ void multiply_places(const Transformed& transformed, std::int64_t first, const t
                          .depth = depth,
                          .left_stride = transformed.depth,
                          .right_stride = block,
+                         .right_panel = 0,
                          .sums_stride = sizes.row_stride,
                          .adds = begin > 0},
                         data + place * transformed.stride, weights + place * stride,
