@@ -163,7 +163,7 @@ void winograd_input(const T* const* pixels, std::int64_t first, std::int64_t cha
       rows[2][x] = d - b;
       rows[3][x] = b - e;
     }
-    for (int y = 0; y < 4; ++y) {
+    for (std::int64_t y = 0; y < 4; ++y) {
       const auto* row = rows[y];
       T* out = output + y * 4 * stride + c;
       V::store(out, row[0] - row[2], mask);
@@ -189,7 +189,7 @@ void winograd_weight(const T* taps, std::int64_t tap_stride, std::int64_t size, 
       rows[2][x] = outer - inner;
       rows[3][x] = c;
     }
-    for (int y = 0; y < 4; ++y) {
+    for (std::int64_t y = 0; y < 4; ++y) {
       const auto* row = rows[y];
       T* out = output + y * 4 * stride + i;
       const auto outer = (row[0] + row[2]) * half, inner = row[1] * half;
@@ -213,8 +213,8 @@ void winograd_output(const float* sums, std::int64_t stride, const Pixels& pixel
       rows[1][x] = b - d - V::load(sum + 12 * stride, mask);
     }
     const auto shift = V::load(bias + c, mask);
-    for (int y = 0; y < pixels.height; ++y)
-      for (int x = 0; x < pixels.width; ++x) {
+    for (std::int64_t y = 0; y < pixels.height; ++y)
+      for (std::int64_t x = 0; x < pixels.width; ++x) {
         const auto* row = rows[y];
         const auto value = (x == 0 ? row[0] + row[1] + row[2] : row[1] - row[2] - row[3]) + shift;
         const auto place = y * pixels.row_stride + x * pixels.pixel_stride + c;

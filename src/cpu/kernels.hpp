@@ -56,11 +56,11 @@ struct Pixels {
 /// float32 or bfloat16, and float32 in between.
 template <typename T>
 struct Kernels {
-  std::int64_t max_block;  // columns of a product's right operand that are best kept next to each other
-  std::int64_t max_depth;  // of a product that is computed in one go, at best
-  std::int64_t panel;      // columns of a product's right operand that can be next to each other; 0: it isn't in panels
-  void (*multiply)(const Product& product, const T* left, const T* right, float* sums);
-  void (*end_products)();  // a thread calls this after its last product
+  std::int64_t max_block = 0;  // columns of a product's right operand that are best kept next to each other
+  std::int64_t max_depth = 0;  // of a product that is computed in one go, at best
+  std::int64_t panel = 0;      // columns that a product's right operand can be split by; 0: it isn't in panels
+  void (*multiply)(const Product& product, const T* left, const T* right, float* sums) = nullptr;
+  void (*end_products)() = nullptr;  // a thread calls this after its last product
 
   // Templates of the processor's vectors, which `with_loops` puts here.
   void (*softmax_block)(const SoftmaxBlock& block, T* weights) = nullptr;

@@ -14,9 +14,10 @@ namespace {
 constexpr std::int64_t kPlaces = 16;  // of a transformed tile
 
 // What is computed together.
-constexpr std::int64_t kTransformed = 1 << 19;  // numbers of transformed input for each thread: 2 MiB
-constexpr std::int64_t kTilesTogether = 128, kInputsTogether = 64;  // and inputs: 32 KiB at a place
-constexpr std::int64_t kOutputsTogether = 32;                       // outputs; with the tiles, 256 KiB of sums
+constexpr std::int64_t kTransformed = 1 << 19;  // numbers of the input, for each thread: 2 MiB
+constexpr std::int64_t kTilesTogether = 128;    // of these
+constexpr std::int64_t kInputsTogether = 64;    // with the tiles, 32 KiB at each place
+constexpr std::int64_t kOutputsTogether = 32;   // with the tiles, 256 KiB of sums
 
 /// The tiles of the output, row by row, picture by picture.
 struct Tiles {
