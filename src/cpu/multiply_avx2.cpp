@@ -24,7 +24,7 @@ void multiply_tile(const Product& p, const float* left, const float* right, floa
 #pragma GCC unroll 2
     for (std::int64_t i = 0; i < vectors; ++i) tile[row][i] = V::all(0);
   for (std::int64_t k = 0; k < p.depth; ++k, right += kColumns) {
-    if (k % 16 == 0)
+    if (k % 16 == 0)  // the next tile's rows, a cache line at a time
 #pragma GCC unroll 6
       for (std::int64_t row = 0; row < kRows; ++row) __builtin_prefetch(left + (row + kRows) * p.left_stride + k);
     V::Floats columns[vectors];
@@ -55,7 +55,8 @@ void multiply_columns(const Product& p, const float* left, const float* right, f
   const auto tiles = (p.rows + kMaxRows - 1) / kMaxRows;
   for (std::int64_t tile = 0; tile < tiles; ++tile) {
     const auto row = tile * p.rows / tiles, rows = (tile + 1) * p.rows / tiles - row;
-    for (auto k = tile * p.depth / tiles; k < (tile + 1) * p.depth / tiles; ++k)
+    // This tile's part of what is multiplied next, into the second-level cache; few tiles would only ask.
+    for (auto k = tile * p.depth / tiles; tiles > 3 && k < (tile + 1) * p.depth / tiles; ++k)
       __builtin_prefetch(right + (p.depth + k) * kColumns, 0, 2);
     kOfRows[rows - 1](p, left + row * p.left_stride, right, sums + row * p.sums_stride);
   }
