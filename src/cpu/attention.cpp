@@ -96,8 +96,7 @@ torch::Tensor attention_of(const torch::Tensor& query, const torch::Tensor& key,
   constexpr bool interleaved = is_interleaved(static_cast<T*>(nullptr));
   const auto& kernel = kernels<T>();
   const auto batch = query.size(0), heads = query.size(1), rows = query.size(2), dim = query.size(3);
-  // An odd multiple of 16: rows whose distance is a power of two would be in the same places of the first-level cache.
-  const auto length = key.size(2), stride = ((length + 15) / 16 | 1) * 16;
+  const auto length = key.size(2), stride = odd_stride(length);
   const Panels of_keys(dim, stride, kernel.panel), of_values(stride, dim, kernel.panel);
   const auto keys = torch::empty({batch * heads, of_keys.size()}, query.options());
   const auto values = torch::empty({batch * heads, of_values.size()}, query.options());
@@ -112,7 +111,7 @@ torch::Tensor attention_of(const torch::Tensor& query, const torch::Tensor& key,
 
   auto output = torch::empty({batch, rows, heads, dim}, query.options());
   auto* const written = output.mutable_data_ptr<T>();
-  const auto blocks = (rows + kBlockRows - 1) / kBlockRows;
+  const auto blocks = divide_up(rows, kBlockRows);
   const auto width = std::min(kBlockColumns, stride);
   parallel_for(batch * heads * blocks, [&](std::int64_t begin, std::int64_t end) {
     Scratch<T> scratch(width, dim);

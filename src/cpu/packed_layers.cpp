@@ -243,17 +243,17 @@ torch::Tensor convolution(const torch::Tensor& input, const torch::Tensor& packe
               "a kernel of ", kernel_size, " is larger than its input, ", input.sizes());
   const auto output = torch::empty({input.size(0), out_channels, size(0), size(1)},
                                    input.options().memory_format(torch::MemoryFormat::ChannelsLast));
-  const bool three = kernel_size == torch::IntArrayRef{3, 3} && stride == torch::IntArrayRef{1, 1};
-  if (three && input.scalar_type() == torch::kFloat && pays_as_winograd(input.size(1), output))
-    return with_added(output, added, [&](const torch::Tensor& same) {
-      winograd_convolution(input.contiguous(torch::MemoryFormat::ChannelsLast), packed, padding,
-                           bias_of(bias, out_channels), same, output);
-    });
+  const bool fewer = input.scalar_type() == torch::kFloat && kernel_size == torch::IntArrayRef{3, 3} &&
+                     stride == torch::IntArrayRef{1, 1} && pays_as_winograd(input.size(1), output);
   const Window window{kernel_size[0], kernel_size[1], stride[0], stride[1], padding[0], padding[1]};
   const auto compute = input.scalar_type() == torch::kFloat ? convolve<float> : convolve<c10::BFloat16>;
   return with_added(output, added, [&](const torch::Tensor& same) {
-    compute(input.contiguous(torch::MemoryFormat::ChannelsLast), packed, Weight(packed, out_channels), window,
-            bias_of(bias, out_channels), same, output);
+    const auto pixels = input.contiguous(torch::MemoryFormat::ChannelsLast);
+    const auto shift = bias_of(bias, out_channels);
+    if (fewer)
+      winograd_convolution(pixels, packed, padding, shift, same, output);
+    else
+      compute(pixels, packed, Weight(packed, out_channels), window, shift, same, output);
   });
 }
 

@@ -18,4 +18,10 @@ constexpr std::int64_t divide_up(std::int64_t a, std::int64_t b) {
   return (a + b - 1) / b;
 }
 
+/// At least `size` numbers, an odd multiple of 16: rows whose distance is a power of two would be in the same places of
+/// the caches.
+constexpr std::int64_t odd_stride(std::int64_t size) {
+  return (divide_up(size, 16) | 1) * 16;
+}
+
 }  // namespace deepcache::cpu

@@ -39,11 +39,6 @@ struct Corner {
   std::int64_t picture, y, x;
 };
 
-/// How far apart the places are: an odd multiple of a cache line, so that they aren't in the same places of a cache.
-std::int64_t place_stride(std::int64_t size) {
-  return (divide_up(size, 16) | 1) * 16;
-}
-
 /// What is multiplied: of each `depth` inputs [places, tiles, depth], with the places `stride` apart.
 struct Transformed {
   std::int64_t depth, stride;
@@ -79,7 +74,7 @@ void multiply_places(const Transformed& transformed, std::int64_t first, const t
   const auto inputs = packed.size(2), block = packed.size(3);
   const auto* data = transformed.data + first * transformed.depth;
   for (std::int64_t begin = 0; begin < inputs; begin += transformed.depth, data += kPlaces * transformed.stride) {
-    const auto depth = std::min(transformed.depth, inputs - begin), stride = place_stride(depth * block);
+    const auto depth = std::min(transformed.depth, inputs - begin), stride = odd_stride(depth * block);
     for (std::int64_t column = 0; column < sizes.columns; column += block) {
       kernel.winograd_weight(packed.const_data_ptr<float>() + (first_output + column) * 9 * inputs + begin * block,
                              inputs * block, depth * block, stride, weights);
@@ -114,7 +109,7 @@ void winograd_convolution(const torch::Tensor& input, const torch::Tensor& packe
   const auto most = kTransformed * at::get_num_threads() / (kPlaces * chunks * depth) / kTilesTogether * kTilesTogether;
   const auto part = divide_up(tiles.count, divide_up(tiles.count, std::max(kTilesTogether, most)));
   const auto tiles_together = together(part, kTilesTogether, groups);
-  const auto left_stride = place_stride(part * depth), sums_stride = place_stride(tiles_together * columns);
+  const auto left_stride = odd_stride(part * depth), sums_stride = odd_stride(tiles_together * columns);
   const auto lefts = torch::empty({chunks, kPlaces, left_stride}, input.options());
   const Transformed transformed{depth, left_stride, lefts.mutable_data_ptr<float>()};
   const std::vector<float> zeros(static_cast<std::size_t>(inputs));
@@ -130,7 +125,7 @@ void winograd_convolution(const torch::Tensor& input, const torch::Tensor& packe
     const auto spans = divide_up(count, tiles_together);
     parallel_for(groups * spans, [&](std::int64_t begin, std::int64_t end) {
       const auto sums = torch::empty({kPlaces, sums_stride}, input.options());
-      const auto weights = torch::empty({kPlaces, place_stride(depth * block)}, input.options());
+      const auto weights = torch::empty({kPlaces, odd_stride(depth * block)}, input.options());
       auto* const summed = sums.mutable_data_ptr<float>();
       for (auto task = begin; task < end; ++task) {
         const auto first_output = task / spans * columns, first = task % spans * tiles_together;
