@@ -10,7 +10,7 @@
 #include "recorded.hpp"
 #include "tensor_near.hpp"
 
-namespace deepcache {
+namespace deepcache::class_conditional_test {
 namespace {
 
 constexpr double kTolerance = 1e-4;  // relative, by norm
@@ -83,4 +83,4 @@ INSTANTIATE_TEST_SUITE_P(Recorded, ClassConditionalParity, testing::ValuesIn(cas
                          [](const auto& test) { return test.param; });
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::class_conditional_test

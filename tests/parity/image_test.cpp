@@ -8,7 +8,7 @@
 #include "temporary_folder.hpp"
 #include "tensor_near.hpp"
 
-namespace deepcache {
+namespace deepcache::image_test {
 namespace {
 
 TEST(ImageParity, PsnrAndSsim) {
@@ -35,4 +35,4 @@ TEST(ImageParity, PngFilesOfEveryKind) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::image_test

@@ -7,7 +7,7 @@
 #include "temporary_folder.hpp"
 #include "tensor_near.hpp"
 
-namespace deepcache {
+namespace deepcache::jpeg_test {
 namespace {
 
 TEST(ImageParity, JpegFilesOfEveryKind) {
@@ -28,4 +28,4 @@ TEST(ImageParity, JpegFilesOfEveryKind) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::jpeg_test

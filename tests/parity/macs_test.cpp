@@ -8,7 +8,7 @@
 #include "io/files.hpp"
 #include "networks.hpp"
 
-namespace deepcache {
+namespace deepcache::macs_test {
 namespace {
 
 Macs macs_of(const nlohmann::json& json) {
@@ -34,4 +34,4 @@ TEST(MacsParity, EveryBranch) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::macs_test

@@ -14,7 +14,7 @@
 #include "recorded.hpp"
 #include "tensor_near.hpp"
 
-namespace deepcache {
+namespace deepcache::pipeline_test {
 namespace {
 
 const std::filesystem::path kData = DEEPCACHE_TEST_DATA;
@@ -249,4 +249,4 @@ TEST(PipelineParityInputs, InitialNoiseIsPythonsBitForBit) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::pipeline_test

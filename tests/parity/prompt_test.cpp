@@ -12,7 +12,7 @@
 #include "pipelines/prompt_encoder.hpp"
 #include "recorded.hpp"
 
-namespace deepcache {
+namespace deepcache::prompt_test {
 namespace {
 
 const std::filesystem::path kData = DEEPCACHE_TEST_DATA;
@@ -77,4 +77,4 @@ TEST(PromptParity, Embeddings) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::prompt_test

@@ -13,7 +13,7 @@
 #include "tensor_near.hpp"
 
 // What tools/references/schedulers.py recorded from diffusers.
-namespace deepcache {
+namespace deepcache::scheduler_test {
 namespace {
 
 // The operations are those of diffusers in its order, so with the same LibTorch they agree bit for bit on processors
@@ -194,4 +194,4 @@ TEST_P(SchedulerParity, AddNoise) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::scheduler_test

@@ -13,7 +13,7 @@
 #include "recorded.hpp"
 #include "tensor_near.hpp"
 
-namespace deepcache {
+namespace deepcache::stable_video_diffusion_test {
 namespace {
 
 const std::filesystem::path kData = DEEPCACHE_TEST_DATA;
@@ -147,4 +147,4 @@ TEST(VideoParityInputs, GivenLatentsGiveWhatTheirSeedGives) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::stable_video_diffusion_test

@@ -12,7 +12,7 @@
 #include "recorded.hpp"
 #include "tensor_near.hpp"
 
-namespace deepcache {
+namespace deepcache::text_to_video_zero_test {
 namespace {
 
 const std::filesystem::path kData = DEEPCACHE_TEST_DATA;
@@ -113,4 +113,4 @@ INSTANTIATE_TEST_SUITE_P(Recorded, TextToVideoZeroParity, testing::ValuesIn(case
                          [](const auto& test) { return test.param; });
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::text_to_video_zero_test

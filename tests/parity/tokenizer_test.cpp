@@ -11,7 +11,7 @@
 #include <set>
 #include <string>
 
-namespace deepcache {
+namespace deepcache::tokenizer_test {
 namespace {
 
 using nlohmann::json;
@@ -61,4 +61,4 @@ TEST(TokenizerParity, RecordedCasesCoverTheDifferencesToTheFastTokenizer) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::tokenizer_test

@@ -10,7 +10,7 @@
 #include "recorded.hpp"
 #include "tensor_near.hpp"
 
-namespace deepcache {
+namespace deepcache::unconditional_test {
 namespace {
 
 constexpr double kTolerance = 1e-4;  // relative, by norm
@@ -122,4 +122,4 @@ TEST(UnconditionalParityInputs, GivenLatentsGiveWhatTheirSeedGives) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::unconditional_test

@@ -12,7 +12,7 @@
 #include "expect_error.hpp"
 #include "io/files.hpp"
 
-namespace deepcache {
+namespace deepcache::cache_policy_test {
 namespace {
 
 struct UniformCase {
@@ -168,4 +168,4 @@ TEST(WindowPolicy, FullAtBothEnds) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::cache_policy_test

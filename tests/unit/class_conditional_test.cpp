@@ -8,7 +8,7 @@
 #include "expect_error.hpp"
 #include "tensor_near.hpp"
 
-namespace deepcache {
+namespace deepcache::class_conditional_test {
 namespace {
 
 const std::filesystem::path kPackages = std::filesystem::path(DEEPCACHE_TEST_DATA) / "packages";
@@ -260,4 +260,4 @@ TEST(CompVisDDIM, SettingsThatItDoesNotHave) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::class_conditional_test

@@ -10,7 +10,7 @@
 #include "io/line_chart.hpp"
 #include "pipelines/likeness.hpp"
 
-namespace deepcache {
+namespace deepcache::compare_test {
 namespace {
 
 std::size_t count(const std::string& text, const std::string& part) {
@@ -238,4 +238,4 @@ TEST(LineChart, LeavesOutWhatHasNoLogarithm) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::compare_test

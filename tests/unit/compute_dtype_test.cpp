@@ -9,7 +9,7 @@
 #include "expect_error.hpp"
 #include "networks.hpp"
 
-namespace deepcache {
+namespace deepcache::compute_dtype_test {
 namespace {
 
 const std::filesystem::path kPackages = std::filesystem::path(DEEPCACHE_TEST_DATA) / "packages";
@@ -125,4 +125,4 @@ TEST(FastestDtype, IsKnownForCpusAlone) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::compute_dtype_test

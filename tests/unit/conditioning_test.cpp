@@ -9,7 +9,7 @@
 #include "deepcache/helper.hpp"
 #include "networks.hpp"
 
-namespace deepcache {
+namespace deepcache::conditioning_test {
 namespace {
 
 std::vector<c10::IValue> run_split(const ConditioningSplit& split, const std::vector<c10::IValue>& inputs) {
@@ -195,4 +195,4 @@ TEST(Conditioning, ControlNetsReadTheirImageOnceARun) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::conditioning_test

@@ -9,7 +9,7 @@
 #include "networks.hpp"
 #include "tensor_near.hpp"
 
-namespace deepcache {
+namespace deepcache::controlnet_graph_test {
 namespace {
 
 std::filesystem::path controlnet_file(const std::string& package = "controlnet_sd1") {
@@ -261,4 +261,4 @@ TEST(ControlNetGraph, RefusesUNetsThatItCannotControl) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::controlnet_graph_test

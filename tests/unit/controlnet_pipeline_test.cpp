@@ -5,7 +5,7 @@
 #include "edited_package.hpp"
 #include "expect_error.hpp"
 
-namespace deepcache {
+namespace deepcache::controlnet_pipeline_test {
 namespace {
 
 const std::filesystem::path kPackages = std::filesystem::path(DEEPCACHE_TEST_DATA) / "packages";
@@ -141,4 +141,4 @@ TEST(ControlNetLoading, PackagesThatDoNotFit) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::controlnet_pipeline_test

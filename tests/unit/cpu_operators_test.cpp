@@ -13,7 +13,7 @@
 #include "expect_error.hpp"
 #include "tensor_near.hpp"
 
-namespace deepcache {
+namespace deepcache::cpu_operators_test {
 namespace {
 
 /// Of numbers whose exact value is known; a bfloat16 has 8 bits.
@@ -284,4 +284,4 @@ TEST(CpuLayersThatStay, OddInputsInBfloat16AndOtherTypes) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::cpu_operators_test

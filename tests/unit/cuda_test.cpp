@@ -6,7 +6,7 @@
 #include "deepcache/helper.hpp"
 #include "networks.hpp"
 
-namespace deepcache {
+namespace deepcache::cuda_test {
 namespace {
 
 class CudaTest : public testing::Test {
@@ -50,4 +50,4 @@ TEST_F(CudaTest, RecordedStepsAreThoseThatAreNot) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::cuda_test

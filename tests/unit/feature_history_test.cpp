@@ -8,7 +8,7 @@
 #include "expect_error.hpp"
 #include "tensor_near.hpp"
 
-namespace deepcache {
+namespace deepcache::feature_history_test {
 namespace {
 
 torch::Tensor random(torch::IntArrayRef sizes, int seed, torch::Dtype dtype = torch::kFloat) {
@@ -212,4 +212,4 @@ TEST(WeightedSum, WritesIntoTheSameMemory) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::feature_history_test

@@ -10,7 +10,7 @@
 #include "temporary_folder.hpp"
 #include "tensor_near.hpp"
 
-namespace deepcache {
+namespace deepcache::files_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -100,4 +100,4 @@ TEST(TensorFiles, Errors) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::files_test

@@ -6,7 +6,7 @@
 #include "deepcache/image.hpp"
 #include "deepcache/stable_diffusion.hpp"
 
-namespace deepcache {
+namespace deepcache::forecast_quality_test {
 namespace {
 
 const std::vector<std::string> kPrompts{"red heart",    "green apple",          "panda",       "whale",
@@ -39,4 +39,4 @@ TEST(ForecastQuality, NearerToTheUncachedPicturesThanReuseAtAnyInterval) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::forecast_quality_test

@@ -3,7 +3,7 @@
 #include "deepcache/scheduler.hpp"
 #include "expect_error.hpp"
 
-namespace deepcache {
+namespace deepcache::generalized_ddim_test {
 namespace {
 
 std::vector<std::int64_t> timesteps(std::string_view name, std::int64_t steps, std::string_view config = "{}") {
@@ -53,4 +53,4 @@ TEST(GeneralizedDDIMErrors, SettingsThatItsCodeDoesNotHave) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::generalized_ddim_test

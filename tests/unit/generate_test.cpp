@@ -12,7 +12,7 @@
 #include "edited_package.hpp"
 #include "expect_error.hpp"
 
-namespace deepcache {
+namespace deepcache::generate_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -198,4 +198,4 @@ TEST_F(GenerateTest, ReportsSayWhatWasAsked) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::generate_test

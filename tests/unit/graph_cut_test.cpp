@@ -9,7 +9,7 @@
 #include "networks.hpp"
 #include "tensor_near.hpp"
 
-namespace deepcache {
+namespace deepcache::graph_cut_test {
 namespace {
 
 Graph unet_graph(const std::string& variant) {
@@ -218,4 +218,4 @@ TEST(MoveGraph, MovesTensorsAndDeviceConstants) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::graph_cut_test

@@ -8,7 +8,7 @@
 #include "networks.hpp"
 #include "tensor_near.hpp"
 
-namespace deepcache {
+namespace deepcache::helper_forecast_test {
 namespace {
 
 /// |output - full output| of each step, at timesteps 0, 1, ...
@@ -184,4 +184,4 @@ TEST(HelperWholeOutput, KeepsItsStructure) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::helper_forecast_test

@@ -10,7 +10,7 @@
 #include "networks.hpp"
 #include "tensor_near.hpp"
 
-namespace deepcache {
+namespace deepcache::helper_test {
 namespace {
 
 std::vector<torch::Tensor> run(const UNet& unet, int steps, int seed = 0) {
@@ -520,4 +520,4 @@ TEST(Helper, NonUniformModesOutOfRange) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::helper_test

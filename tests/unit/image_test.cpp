@@ -12,7 +12,7 @@
 #include "temporary_folder.hpp"
 #include "tensor_near.hpp"
 
-namespace deepcache {
+namespace deepcache::image_test {
 namespace {
 
 /// The pixels of a PNG file, [3, H, W] in 0..255, as libpng's own reader gives them.
@@ -193,4 +193,4 @@ TEST(RunReports, AnInfinitePsnrIsValidJson) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::image_test

@@ -7,7 +7,7 @@
 #include "recorded.hpp"
 #include "temporary_folder.hpp"
 
-namespace deepcache {
+namespace deepcache::jpeg_test {
 namespace {
 
 std::string recorded_file(const std::string& name) {
@@ -69,11 +69,15 @@ TEST_F(JpegTest, DamageIsAnErrorOrAnImageOfSomeSize) {
 
 TEST(Exif, OrientationOfBothByteOrders) {
   const auto little = [](char value) {
-    return std::string("II*\0\x08\0\0\0\x02\0\x00\x01\x03\0\x01\0\0\0\x07\0\0\0\x12\x01\x03\0\x01\0\0\0", 30) + value +
-           std::string(7, '\0');
+    std::string bytes("II*\0\x08\0\0\0\x02\0\x00\x01\x03\0\x01\0\0\0\x07\0\0\0\x12\x01\x03\0\x01\0\0\0\0\0\0\0\0\0\0\0",
+                      38);
+    bytes[30] = value;
+    return bytes;
   };
   const auto big = [](char value) {
-    return std::string("MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0", 19) + value + std::string(6, '\0');
+    std::string bytes("MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\0\0\0\0\0\0\0", 26);
+    bytes[19] = value;
+    return bytes;
   };
   for (int value = 1; value <= 8; ++value) {
     EXPECT_EQ(exif_orientation(little(static_cast<char>(value))), value);
@@ -100,4 +104,4 @@ TEST(Exif, DamagedDataSayNothing) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::jpeg_test

@@ -8,7 +8,7 @@
 #include "deepcache/helper.hpp"
 #include "networks.hpp"
 
-namespace deepcache {
+namespace deepcache::macs_test {
 namespace {
 
 thread_local std::map<std::string, int>* operators = nullptr;
@@ -106,4 +106,4 @@ TEST(MacCount, KnownOperators) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::macs_test

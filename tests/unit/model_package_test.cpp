@@ -9,7 +9,7 @@
 #include "io/files.hpp"
 #include "temporary_folder.hpp"
 
-namespace deepcache {
+namespace deepcache::model_package_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -120,4 +120,4 @@ TEST_F(ModelPackageTest, FilesThatTheManifestAcceptsButNobodyCanRead) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::model_package_test

@@ -10,7 +10,7 @@
 #include "tensor_near.hpp"
 
 // The multistep solvers: DPM-Solver and UniPC.
-namespace deepcache {
+namespace deepcache::multistep_solver_test {
 namespace {
 
 /// Stable Diffusion's noise schedule, and `settings` before it.
@@ -228,4 +228,4 @@ TEST(MultistepSolver, AddNoiseKnowsTheRunsTimesteps) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::multistep_solver_test

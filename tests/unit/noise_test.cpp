@@ -9,7 +9,7 @@
 #include "expect_error.hpp"
 #include "tensor_near.hpp"
 
-namespace deepcache {
+namespace deepcache::noise_test {
 namespace {
 
 TEST(NoiseGenerator, EqualsLibTorchs) {
@@ -59,4 +59,4 @@ TEST(NoiseGenerator, TheFirstOnesShareTheirState) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::noise_test

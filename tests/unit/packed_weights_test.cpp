@@ -8,7 +8,7 @@
 #include "deepcache/unet.hpp"
 #include "networks.hpp"
 
-namespace deepcache {
+namespace deepcache::packed_weights_test {
 namespace {
 
 using Inputs = std::vector<c10::IValue>;
@@ -139,4 +139,4 @@ TEST(PackedWeights, UNetsInBfloat16StayNearTheModule) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::packed_weights_test

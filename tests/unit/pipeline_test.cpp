@@ -8,7 +8,7 @@
 #include "edited_package.hpp"
 #include "expect_error.hpp"
 
-namespace deepcache {
+namespace deepcache::pipeline_test {
 namespace {
 
 const std::filesystem::path kPackages = std::filesystem::path(DEEPCACHE_TEST_DATA) / "packages";
@@ -399,4 +399,4 @@ TEST(PipelineLoading, DeviceThatIsNotThere) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::pipeline_test

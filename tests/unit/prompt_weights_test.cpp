@@ -6,7 +6,7 @@
 
 #include "expect_error.hpp"
 
-namespace deepcache {
+namespace deepcache::prompt_weights_test {
 namespace {
 
 struct Case {
@@ -96,4 +96,4 @@ TEST_F(LongPrompts, BadOptions) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::prompt_weights_test

@@ -9,7 +9,7 @@
 #include "expect_error.hpp"
 #include "tensor_near.hpp"
 
-namespace deepcache {
+namespace deepcache::scheduler_clone_test {
 namespace {
 
 /// With betas, for which LCM has other defaults.
@@ -110,4 +110,4 @@ TEST(SchedulerAddNoiseBetween, RefusesWhatItCanNotDo) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::scheduler_clone_test

@@ -9,7 +9,7 @@
 #include "expect_error.hpp"
 #include "io/files.hpp"
 
-namespace deepcache {
+namespace deepcache::scheduler_config_test {
 namespace {
 
 constexpr const char* kPlms = R"({"_class_name": "PNDMScheduler", "skip_prk_steps": true, "steps_offset": 1})";
@@ -174,4 +174,4 @@ TEST(SchedulerConfig, ReadsFilesAndNamesThemInErrors) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::scheduler_config_test

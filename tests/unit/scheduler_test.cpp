@@ -11,7 +11,7 @@
 #include "expect_error.hpp"
 #include "tensor_near.hpp"
 
-namespace deepcache {
+namespace deepcache::scheduler_test {
 namespace {
 
 constexpr const char* kPlms = R"({"_class_name": "PNDMScheduler", "skip_prk_steps": true, "steps_offset": 1})";
@@ -393,4 +393,4 @@ TEST(DDPM, LearnedVariancesAreInTheModelsOutput) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::scheduler_test

@@ -12,7 +12,7 @@
 #include "tensor_near.hpp"
 
 // The schedulers that step from sigma to sigma: Euler, Euler ancestral, Heun.
-namespace deepcache {
+namespace deepcache::sigma_scheduler_test {
 namespace {
 
 constexpr const char* kNames[] = {"euler", "euler_a", "heun"};
@@ -262,4 +262,4 @@ TEST(SigmaScheduler, AncestralStepsAreFinite) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::sigma_scheduler_test

@@ -6,7 +6,7 @@
 #include "edited_package.hpp"
 #include "expect_error.hpp"
 
-namespace deepcache {
+namespace deepcache::stable_video_diffusion_test {
 namespace {
 
 const std::filesystem::path kPackages = std::filesystem::path(DEEPCACHE_TEST_DATA) / "packages";
@@ -242,4 +242,4 @@ TEST(VideoPipelineLoading, ConfigurationsThatAreNotAsTheyShouldBe) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::stable_video_diffusion_test

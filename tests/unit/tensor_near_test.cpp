@@ -5,7 +5,7 @@
 #include <cmath>
 #include <limits>
 
-namespace deepcache {
+namespace deepcache::tensor_near_test {
 namespace {
 
 const torch::Tensor& expected() {
@@ -38,4 +38,4 @@ TEST(ExpectTensorNear, NamesWhatDiffersFirst) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::tensor_near_test

@@ -9,7 +9,7 @@
 #include "pipelines/background_smoothing.hpp"
 #include "pipelines/motion_field.hpp"
 
-namespace deepcache {
+namespace deepcache::text_to_video_zero_test {
 namespace {
 
 const auto kPackages = std::filesystem::path(DEEPCACHE_TEST_DATA) / "packages";
@@ -217,4 +217,4 @@ TEST(BackgroundSmoothing, ForegroundStaysAndBackgroundIsMixed) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::text_to_video_zero_test

@@ -15,7 +15,7 @@
 
 #include "expect_error.hpp"
 
-namespace deepcache {
+namespace deepcache::tokenizer_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -295,4 +295,4 @@ TEST(Tokenizer, ThreadsShareOne) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::tokenizer_test

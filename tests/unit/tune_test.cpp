@@ -13,7 +13,7 @@
 #include "pipelines/search_full_steps.hpp"
 #include "temporary_folder.hpp"
 
-namespace deepcache {
+namespace deepcache::tune_test {
 namespace {
 
 using FullSteps = std::vector<std::int64_t>;
@@ -320,4 +320,4 @@ TEST_F(Tune, SaysWhatIsWrong) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::tune_test

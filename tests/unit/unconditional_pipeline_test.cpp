@@ -6,7 +6,7 @@
 #include "edited_package.hpp"
 #include "expect_error.hpp"
 
-namespace deepcache {
+namespace deepcache::unconditional_pipeline_test {
 namespace {
 
 const std::filesystem::path kPackages = std::filesystem::path(DEEPCACHE_TEST_DATA) / "packages";
@@ -185,4 +185,4 @@ TEST_F(UnconditionalPipelineTest, UNetsWithFurtherInputs) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::unconditional_pipeline_test

@@ -10,7 +10,7 @@
 #include "temporary_folder.hpp"
 #include "tensor_near.hpp"
 
-namespace deepcache {
+namespace deepcache::unet_test {
 namespace {
 
 TEST(UNetLoading, OneFileServesEverySize) {
@@ -145,4 +145,4 @@ TEST(UNetProfile, ShapesBytesAndNames) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::unet_test

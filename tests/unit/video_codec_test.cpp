@@ -11,7 +11,7 @@
 #include "temporary_folder.hpp"
 #include "tensor_near.hpp"
 
-namespace deepcache {
+namespace deepcache::video_codec_test {
 namespace {
 
 struct Kind {
@@ -195,4 +195,4 @@ TEST(VideoCodec, TheLargestSidesAreEncoded) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::video_codec_test

@@ -13,7 +13,7 @@
 #include "temporary_folder.hpp"
 #include "tensor_near.hpp"
 
-namespace deepcache {
+namespace deepcache::video_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -189,4 +189,4 @@ TEST(FrameFolder, FailureLeavesNothing) {
 }
 
 }  // namespace
-}  // namespace deepcache
+}  // namespace deepcache::video_test
