@@ -45,6 +45,7 @@ def summary(seeds):
     means = {key: float(np.mean([run[key] for run in runs])) for key in ("full_steps", "macs_speedup", "ssim")}
     return {
         "way": seeds[0]["name"],
+        "kind": seeds[0]["kind"],
         **means,
         "psnr_known": float(np.mean(psnr["known"])),
         "psnr_new": float(np.mean(psnr["new"])),
