@@ -29,6 +29,7 @@ PARTS = {
     "limits": compare_limits.rows,
 }
 QUICK = {"model": "sd15_narrow", "latent_size": ["16x16"], "steps": 6, "rounds": 3}
+DTYPES = ["float32", "bfloat16"]
 CPU = Path("/proc/cpuinfo")
 COMPUTES_WITH_BFLOAT16 = not CPU.exists() or "avx512_bf16" in CPU.read_text()  # others take many times as long with it
 ALL_PEERS = ("diffusers", "openvino", "ggml")
@@ -38,8 +39,7 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--model", choices=["sd15", "sd15_narrow"], default="sd15")
-    dtypes = ["float32", "bfloat16"]
-    parser.add_argument("--dtype", nargs="+", choices=dtypes, default=dtypes[: 1 + COMPUTES_WITH_BFLOAT16],
+    parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=DTYPES if COMPUTES_WITH_BFLOAT16 else ["float32"],
                         help="default: both, where the CPU computes with bfloat16")  # fmt: skip
     parser.add_argument("--latent-size", nargs="+", default=["32x32", "64x64"])
     parser.add_argument("--text", default="77x768", help="of a step: prompt length x width of its embedding")

@@ -26,6 +26,8 @@ def main():
     figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
     for kind, label in LABELS.items():
         line = sorted((row["macs_speedup"], row["psnr"]) for row in rows if row["kind"] == kind)
+        if not line:
+            continue
         dashed = "--" if kind in ("output", "fewer steps") else "-"
         axes.plot(*zip(*line, strict=True), f"o{dashed}", markersize=4, label=label)
     axes.set_xlabel("speedup of the steps, by multiply-accumulates")

@@ -45,11 +45,12 @@ def full_and_cached_step(pipe, inputs, branch):
     helper.disable()
 
 
-@cache
-def of_package(*arguments):
-    """What is said of a package of tests/data, which stays as it is."""
-    command = [str(part) for part in (DEEPCACHE, "inspect", *arguments, "--json")]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+def inspect(*arguments, cwd=None):
+    command = [DEEPCACHE, "inspect", *arguments]
+    return subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True)
+
+
+inspect_package = cache(inspect)  # those of tests/data stay as they are
 
 
 class InspectTest(unittest.TestCase):
@@ -65,18 +66,16 @@ class InspectTest(unittest.TestCase):
         self.folder = Path(folder.name)
 
     def run_it(self, *arguments):
-        command = [DEEPCACHE, "inspect", *arguments]
-        return subprocess.run([str(part) for part in command], cwd=self.folder, capture_output=True, text=True)
+        return inspect(*arguments, cwd=self.folder)
 
-    def run_well(self, *arguments):
-        result = self.run_it(*arguments)
+    def run_well(self, *arguments, run=None):
+        result = (run or self.run_it)(*arguments)
         self.assertEqual((result.returncode, result.stderr), (0, ""))
         return result.stdout
 
     def json(self, model, *arguments):
-        if PACKAGES in Path(model).parents:
-            return of_package(model, *arguments)
-        return json.loads(self.run_well(model, *arguments, "--json"))
+        run = inspect_package if PACKAGES in Path(model).parents else None
+        return json.loads(self.run_well(model, *arguments, "--json", run=run))
 
     def expect_refused(self, message, *arguments):
         result = self.run_it(*arguments)
@@ -95,15 +94,16 @@ class InspectTest(unittest.TestCase):
 
 class CountTest(InspectTest):
     def test_every_branch_as_pytorch_counts_it(self):
-        """Of UNets that DeepCache 0.1.1's helper knows, at the package's own size and at another."""
-        for variant, shape, *options in (
-            ("sd1", [1, 16, 16, 24]),
-            ("sd2", [3, 13, 17, 7], "--latent-size", "13x17", "--batch", 3, "--text-length", 7),
-        ):
-            expected = record(variant, shape)
-            got = self.json(PACKAGES / variant, *options)
-            self.assertEqual(got["full_step"], expected["full"])
-            self.assertEqual([branch["cached_step"] for branch in got["branches"]], expected["cached"])
+        """Of the UNets that DeepCache 0.1.1's helper knows, at the package's own size and at another."""
+        for variant in "sd1", "sd2":
+            for shape, options in (
+                ([1, 16, 16, 24], []),
+                ([3, 13, 17, 7], ["--latent-size", "13x17", "--batch", "3", "--text-length", "7"]),
+            ):
+                expected = record(variant, shape)
+                got = self.json(PACKAGES / variant, *options)
+                self.assertEqual(got["full_step"], expected["full"])
+                self.assertEqual([branch["cached_step"] for branch in got["branches"]], expected["cached"])
 
     def test_a_class_conditional_model_as_pytorch_counts_the_original(self):
         """At branch 0 the original's cached step runs its first block, its last and what is behind that."""
@@ -157,11 +157,14 @@ class CountTest(InspectTest):
         """Stable Diffusion 1.5's at 64x64, batch 1: the paper's numbers, in 10^9."""
         make_unet.write_model("sd15", self.folder, no_weights=True)
         self.assertLess((self.folder / "unet.pt").stat().st_size, 4e6)
-        lines = self.run_well("unet.pt", "--latent-size", "64x64").splitlines()
-        self.assertEqual(lines[1], "inputs: sample 1x4x64x64, timestep, encoder_hidden_states 1x77x768")
-        self.assertIn("full step: 338.6 + 63.0 GMACs, convolutions and linear layers + attention products", lines[2])
-        cached = [float(re.split(r" {2,}", line.strip())[4].split()[0]) for line in lines if re.match(r" *\d+  ", line)]
+        got = self.json("unet.pt", "--latent-size", "64x64")
+        self.assertEqual(got["inputs"]["encoder_hidden_states"], [1, 77, 768])
+        in_billions = {key: round(value / 1e9, 1) for key, value in got["full_step"].items()}
+        self.assertEqual(in_billions, {"weights": 338.6, "attention": 63.0})
+        cached = [round(branch["cached_step"]["weights"] / 1e9, 1) for branch in got["branches"]]
         self.assertEqual(cached, [20.7, 57.3, 98.0, 132.6, 167.6, 208.4, 243.0, 278.2, 315.0, 322.7, 327.7, 332.6])
+        table = self.run_well("unet.pt", "--latent-size", "64x64")
+        self.assertIn("full step: 338.6 + 63.0 GMACs, convolutions and linear layers + attention products", table)
 
     def test_features_and_speedups(self):
         got = self.json(SD1)
