@@ -4,7 +4,9 @@
 
 #include "core/cast_graph.hpp"
 #include "core/macs.hpp"
+#include "cpu/operators.hpp"
 #include "error.hpp"
+#include "log.hpp"
 
 namespace deepcache {
 
@@ -14,11 +16,22 @@ TorchScriptBackend::TorchScriptBackend(torch::jit::Module module, std::optional<
 
 TorchScriptBackend::TorchScriptBackend(const Forward& forward, std::optional<torch::Device> device,
                                        std::optional<torch::Dtype> compute_dtype)
-    : TorchScriptBackend({.device = device.value_or(device_of(forward.graph)),
-                          .branch_names = skip_concatenation_names(forward.graph),
-                          .compute_dtype = compute_dtype,
-                          .output_dtype = compute_dtype ? traced_dtype(forward.graph) : std::nullopt},
-                         forward, {}) {}
+    : TorchScriptBackend(traits_of(forward, device, compute_dtype), forward, {}) {}
+
+TorchScriptBackend::Traits TorchScriptBackend::traits_of(const Forward& forward, std::optional<torch::Device> device,
+                                                         std::optional<torch::Dtype> compute_dtype) {
+  const auto traced = traced_dtype(forward.graph);
+  Traits traits{.device = device.value_or(device_of(forward.graph)),
+                .branch_names = skip_concatenation_names(forward.graph),
+                .compute_dtype = compute_dtype,
+                .output_dtype = compute_dtype ? traced : std::nullopt};
+  const auto dtype = compute_dtype.value_or(traced.value_or(torch::kFloat));
+  if (traits.device.is_cpu() && cpu::is_emulated(dtype))
+    log(LogLevel::kWarning, fmt::format("the UNet computes in {}, for which this CPU has no instructions: float32 "
+                                        "(UNetOptions::compute_dtype, --dtype float32) is faster",
+                                        c10::toString(dtype)));
+  return traits;
+}
 
 TorchScriptBackend::TorchScriptBackend(Traits traits, Forward forward, PackedWeights weights)
     : traits_(std::move(traits)),

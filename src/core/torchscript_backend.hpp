@@ -48,6 +48,8 @@ class TorchScriptBackend : public Backend {
   TorchScriptBackend(const Forward& forward, std::optional<torch::Device> device,
                      std::optional<torch::Dtype> compute_dtype);
   TorchScriptBackend(Traits traits, Forward forward, PackedWeights weights);
+  static Traits traits_of(const Forward& forward, std::optional<torch::Device> device,
+                          std::optional<torch::Dtype> compute_dtype);
   Graph cast(Graph graph) const;
   c10::IValue finished(const c10::IValue& output) const;  // as callers expect it, however the network works
   const Branch& branch(std::int64_t cache_branch_id) const;

@@ -16,8 +16,9 @@ struct Processor {
     avx512 = capability == "AVX512";
     avx2 = avx512 || capability == "AVX2";
     bfloat16 = avx512 && __builtin_cpu_supports("avx512bf16");
+    float16 = avx512 && __builtin_cpu_supports("avx512fp16");
   }
-  bool avx2, avx512, bfloat16;
+  bool avx2, avx512, bfloat16, float16;
 };
 
 const Processor& processor() {
@@ -35,6 +36,10 @@ void brgemm(const Product& p, const T* left, const T* right, float* sums) {
 
 bool has_kernels(torch::Dtype dtype) {
   return (dtype == torch::kFloat && processor().avx2) || (dtype == torch::kBFloat16 && processor().bfloat16);
+}
+
+bool is_emulated(torch::Dtype dtype) {
+  return (dtype == torch::kBFloat16 && !processor().bfloat16) || (dtype == torch::kHalf && !processor().float16);
 }
 
 void multiply_by_brgemm(const Product& product, const float* left, const float* right, float* sums) {

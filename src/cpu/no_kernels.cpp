@@ -8,6 +8,10 @@ bool has_kernels(torch::Dtype) {
   return false;
 }
 
+bool is_emulated(torch::Dtype) {
+  return false;
+}
+
 bool can_pack(const torch::Tensor&) {
   return false;
 }

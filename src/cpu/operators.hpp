@@ -14,6 +14,10 @@ namespace deepcache::cpu {
 /// ATEN_CPU_CAPABILITY says: `avx2`, or `default` for none.
 bool has_kernels(torch::Dtype dtype);
 
+/// Whether LibTorch computes with numbers of this type by converting each to float32, on this processor. False where it
+/// isn't known.
+bool is_emulated(torch::Dtype dtype);
+
 /// softmax(scale * query key^T) value, of [B, H, L, D], computed in blocks of the scores (arXiv 2205.14135).
 /// @param scale  default: 1 / sqrt(D)
 /// @returns [B, H, L, D], in memory as [B, L, H, D]: heads are next to each other, as the next layer reads them

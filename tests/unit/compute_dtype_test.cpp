@@ -2,9 +2,12 @@
 #include <torch/torch.h>
 
 #include <algorithm>
+#include <functional>
 
 #include "core/cast_graph.hpp"
+#include "cpu/operators.hpp"
 #include "deepcache/helper.hpp"
+#include "deepcache/logging.hpp"
 #include "deepcache/stable_diffusion.hpp"
 #include "expect_error.hpp"
 #include "networks.hpp"
@@ -115,6 +118,26 @@ TEST(ComputeDtype, PipelinesKeepTheirLatentsFine) {
 TEST(ComputeDtype, OtherTypesAreRefused) {
   for (const auto dtype : {torch::kDouble, torch::kLong})
     expect_error<std::invalid_argument>([&] { computing_in(dtype); }, {"float32, bfloat16 or float16, got"});
+}
+
+TEST(ComputeDtype, SaysWhereFloat32WouldBeFaster) {
+  const auto said = [](const std::function<UNet()>& load) {
+    testing::internal::CaptureStderr();
+    enable_logging();
+    load();
+    return testing::internal::GetCapturedStderr();
+  };
+  for (const auto dtype : {torch::kFloat, torch::kBFloat16, torch::kHalf}) {
+    const auto warned = said([&] { return computing_in(dtype); });
+    if (cpu::is_emulated(dtype))
+      EXPECT_NE(warned.find("float32 (UNetOptions::compute_dtype, --dtype float32) is faster"), std::string::npos)
+          << warned;
+    else
+      EXPECT_EQ(warned, "");
+  }
+  EXPECT_FALSE(cpu::is_emulated(torch::kFloat));
+  // As it was traced counts, where nothing else is asked for.
+  EXPECT_EQ(!said([] { return UNet::load(unet_file("sd1_bfloat16")); }).empty(), cpu::is_emulated(torch::kBFloat16));
 }
 
 TEST(FastestDtype, IsKnownForCpusAlone) {
