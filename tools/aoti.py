@@ -87,10 +87,14 @@ def check_options(pipe, family, options, dtype):
 
 
 def skip_concatenations(graph):
-    """`cat` of two tensors along dimension 1, counted back from the output, as src/core/graph_cut.cpp has it."""
+    """`cat` along dimension 1 of two tensors that are computed from sample or timestep, counted back from the
+    output, as src/core/graph_cut.cpp has it."""
+    changing = {node for node in graph.nodes if node.op == "placeholder" and node.name in ("sample", "timestep")}
 
     def is_one(node):
-        return node.target == aten.cat.default and len(node.args[0]) == 2 and len(node.args) > 1 and node.args[1] == 1
+        if node.target != aten.cat.default or len(node.args) < 2 or node.args[1] != 1:
+            return False
+        return len(node.args[0]) == 2 and all(changing & needed([operand]) for operand in node.args[0])
 
     return [node for node in graph.nodes if is_one(node)][::-1]
 

@@ -63,7 +63,7 @@ struct CacheParams {
   SkipMode skip_mode = SkipMode::kUniform;
   double pow = 1.2;         ///< of kQuad and kCenter: above 1, to 10; the higher, the less even
   std::int64_t center = 0;  ///< of kCenter: the step about which full ones are closest, 0 to the run's number of calls
-  std::vector<std::int64_t> full_steps = {};  ///< of kList: the first 0, and rising
+  std::vector<std::int64_t> full_steps = {};  ///< of kList: the first 0, and rising, below the run's calls of the UNet
   std::int64_t num_steps = 0;                 ///< of kList: calls of the UNet that a run must have; 0: any number
   double timestep_distance = 0;               ///< of kTimesteps: above 0
   double tolerance = 0.18;                    ///< of kAdaptive: above 0, below 1
@@ -81,7 +81,7 @@ struct StepStats {
   std::int64_t step_index = 0;  ///< of its context
   std::string context;
   bool full = false;
-  double milliseconds = 0;  ///< of the UNet alone, on its device
+  double milliseconds = 0;  ///< of the UNet and the cache, on its device
   /// Of a full step whose feature was kept, |feature - forecast| / |feature|: how far off it would have been as a
   /// cached one. NaN if there was nothing to forecast from.
   double forecast_error = std::numeric_limits<double>::quiet_NaN();

@@ -4,14 +4,11 @@
 #include <caffe2/serialize/inline_container.h>
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 
-#if defined(__x86_64__) && defined(__GNUC__)
-#include <cpuid.h>
-#endif
-
 #include <map>
 #include <mutex>
 #include <nlohmann/json.hpp>
 
+#include "cpu/processor.hpp"
 #include "error.hpp"
 #include "io/files.hpp"
 
@@ -47,20 +44,6 @@ nlohmann::json read_json_record(const std::filesystem::path& file) {
     throw std::runtime_error(
         fmt::format("{} isn't a readable .pt2 file: {}", file.string(), error.what_without_backtrace()));
   }
-}
-
-/// Whether the processor has one of those instruction sets that at::get_cpu_capability() says nothing of.
-bool has_instructions(const std::string& name) {
-#if defined(__x86_64__) && defined(__GNUC__)
-  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;  // bits of Intel's manual, volume 2, CPUID leaf 7
-  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return false;
-  if (name == "avx512_vbmi") return (ecx >> 1U & 1U) != 0;
-  if (name == "avx512_vnni") return (ecx >> 11U & 1U) != 0;
-  if (name == "avx512_fp16") return (edx >> 23U & 1U) != 0;
-  if (__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) == 0) return false;
-  if (name == "avx512_bf16") return (eax >> 5U & 1U) != 0;
-#endif
-  return false;
 }
 
 std::unique_ptr<torch::inductor::AOTIModelPackageLoader> load(const std::filesystem::path& file, const char* name) {
@@ -108,7 +91,7 @@ void AotiBackend::read_description(const std::filesystem::path& file, torch::Dev
              "{} was compiled for a processor with {}, this one has {}: export it on a machine of this kind",
              file.string(), processor, at::get_cpu_capability());
   for (const auto& name : json.at("instructions"))
-    check_data(has_instructions(name.get<std::string>()),
+    check_data(cpu::has_instructions(name.get<std::string>()),
                "{} was compiled for a processor with {}, which this one lacks: export it on a machine of this kind",
                file.string(), name.get<std::string>());
 

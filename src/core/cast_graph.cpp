@@ -16,11 +16,25 @@ namespace {
 /// Where layers have their data, and then their weights, among their inputs.
 const std::map<c10::Symbol, std::vector<std::size_t>>& layers() {
   static const std::map<c10::Symbol, std::vector<std::size_t>> inputs{
-      {c10::aten::linear, {0, 1, 2}},     {c10::aten::_convolution, {0, 1, 2}}, {c10::aten::conv1d, {0, 1, 2}},
-      {c10::aten::conv2d, {0, 1, 2}},     {c10::aten::conv3d, {0, 1, 2}},       {c10::aten::group_norm, {0, 2, 3}},
-      {c10::aten::layer_norm, {0, 2, 3}},
+      {c10::aten::linear, {0, 1, 2}},     {c10::aten::_convolution, {0, 1, 2}},
+      {c10::aten::conv1d, {0, 1, 2}},     {c10::aten::conv2d, {0, 1, 2}},
+      {c10::aten::conv3d, {0, 1, 2}},     {c10::aten::group_norm, {0, 2, 3}},
+      {c10::aten::layer_norm, {0, 2, 3}}, {c10::aten::matmul, {0, 1}},
+      {c10::aten::addmm, {1, 2, 0}},      {c10::Symbol::fromQualString("aten::_convolution_mode"), {0, 1, 2}},
   };
   return inputs;
+}
+
+/// Where a layer has these; nothing if the node isn't one, such as a product of two things that were computed.
+const std::vector<std::size_t>* layer_inputs(const jit::Node& node) {
+  const auto found = layers().find(node.kind());
+  return found != layers().end() && constant_tensor(node.input(found->second[1])).defined() ? &found->second : nullptr;
+}
+
+/// What makes a tensor of a given dtype, such as that which attention's scores are added to.
+bool is_factory(const jit::Node& node) {
+  return node.kind() == c10::aten::empty || node.kind() == c10::aten::zeros || node.kind() == c10::aten::ones ||
+         node.kind() == c10::aten::full;
 }
 
 bool is_elementwise(const jit::Node& node) {
@@ -35,15 +49,15 @@ class Cast {
   void run(jit::Block& block) {
     for (auto* node : block.nodes()) {
       for (auto* inner : node->blocks()) run(*inner);
-      const auto layer = layers().find(node->kind());
-      const bool is_layer = layer != layers().end();
-      if (is_layer) cast_layer(*node, layer->second);
-      if (!is_layer && std::ranges::none_of(node->inputs(), [&](auto* input) { return computed_.contains(input); }))
+      const auto* layer = layer_inputs(*node);
+      if (layer != nullptr) cast_layer(*node, *layer);
+      if (layer == nullptr &&
+          std::ranges::none_of(node->inputs(), [&](auto* input) { return computed_.contains(input); }))
         continue;
       for (const auto* output : node->outputs()) computed_.insert(output);
       if (is_elementwise(*node))
         for (std::size_t i = 0; i < 2; ++i) cast_constant(*node, i);
-      if (node->kind() == c10::aten::to) cast_to(*node);
+      if (node->kind() == c10::aten::to || is_factory(*node)) cast_to(*node);
     }
   }
 
@@ -89,12 +103,8 @@ class Cast {
 }  // namespace
 
 std::optional<torch::Dtype> traced_dtype(const Graph& graph) {
-  for (const auto* node : graph->nodes()) {
-    const auto layer = layers().find(node->kind());
-    if (layer == layers().end()) continue;
-    if (const auto weight = constant_tensor(node->input(layer->second[1])); weight.defined())
-      return weight.scalar_type();
-  }
+  for (const auto* node : graph->nodes())
+    if (const auto* layer = layer_inputs(*node)) return constant_tensor(node->input((*layer)[1])).scalar_type();
   return std::nullopt;
 }
 

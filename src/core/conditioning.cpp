@@ -4,13 +4,12 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <unordered_set>
 
 namespace deepcache {
 namespace jit = torch::jit;
 namespace {
-
-constexpr std::size_t kChangingInputs = 2;
 
 bool has_tensors_only(const jit::Node& node) {
   return std::ranges::all_of(
@@ -65,9 +64,9 @@ std::vector<jit::Value*> values_at(const std::vector<Place>& places, jit::Graph&
 }  // namespace
 
 ConditioningSplit split_conditioning(const Graph& graph) {
-  ConditioningSplit split{graph->copy(), {}, graph->copy()};
   const auto places = writes_in_place(*graph->block()) ? std::vector<Place>() : find_places(*graph);
-
+  if (places.empty()) return {std::make_shared<jit::Graph>(), {}, graph->copy()};
+  ConditioningSplit split{graph->copy(), {}, graph->copy()};
   for (auto* value : values_at(places, *split.step)) {
     auto* const input = split.step->addInput();
     input->setType(value->type());

@@ -7,8 +7,11 @@
 
 namespace deepcache {
 
-/// A graph in two. Its first two inputs, the sample and the timestep, change from step to step; the others, such as
-/// text embeddings and control images, stay the same in a run.
+/// A graph's first inputs, the sample and the timestep, change from step to step; the others, such as text embeddings
+/// and control images, stay the same in a run.
+constexpr std::size_t kChangingInputs = 2;
+
+/// A graph in two.
 struct ConditioningSplit {
   Graph conditioning;               ///< of what stays the same; returns tensors
   std::vector<std::size_t> inputs;  ///< which of the graph's inputs that takes

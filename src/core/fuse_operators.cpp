@@ -49,6 +49,19 @@ bool is_constant(const jit::Value* value, const auto& expected) {
   }
 }
 
+/// Whether a value is known to be what a layer computed, or the sum of such a one and another; integers would become
+/// floating-point numbers by a division.
+bool is_floating_point(const jit::Value* value) {
+  const auto& node = *value->node();
+  const auto kind = node.kind();
+  if (kind == kLinear || kind == kConvolution || kind == c10::aten::linear || kind == c10::aten::_convolution)
+    return true;
+  if (kind == c10::aten::add) return is_floating_point(node.input(1)) || is_floating_point(node.input(0));
+  const bool keeps = kind == c10::aten::dropout || kind == c10::aten::reshape || kind == c10::aten::transpose ||
+                     kind == c10::aten::contiguous || kind == c10::aten::div;
+  return keeps && is_floating_point(node.input(0));
+}
+
 /// Group norm, and the SiLU of it if nothing else reads it.
 void fuse_group_norm(jit::Node& norm) {
   const auto& uses = norm.output()->uses();
@@ -113,7 +126,8 @@ void fuse(jit::Block& block) {
     if (node->kind() == c10::aten::group_norm) fuse_group_norm(*node);
     if (node->kind() == c10::aten::scaled_dot_product_attention) fuse_attention(*node);
     if (node->kind() == c10::aten::mul) fuse_geglu(*node);
-    if (node->kind() == c10::aten::div && node->inputs().size() == 2 && is_constant(node->input(1), 1.0))
+    if (node->kind() == c10::aten::div && node->inputs().size() == 2 && is_constant(node->input(1), 1.0) &&
+        is_floating_point(node->input(0)))
       node->output()->replaceAllUsesWith(node->input(0));
   }
 }

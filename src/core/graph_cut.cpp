@@ -7,24 +7,25 @@
 #include <algorithm>
 #include <unordered_set>
 
+#include "core/conditioning.hpp"
 #include "error.hpp"
 
 namespace deepcache {
 namespace jit = torch::jit;
 namespace {
 
-bool is_skip_concatenation(const jit::Node& node) {
+bool is_concatenation_of_two(const jit::Node& node) {
   if (node.kind() != c10::aten::cat) return false;
   const auto* list = node.input(0)->node();
   const auto dim = jit::toIValue(node.input(1));
   return list->kind() == c10::prim::ListConstruct && list->inputs().size() == 2 && dim && dim->toInt() == 1;
 }
 
-bool has_skip_concatenation(const jit::Block& block) {
+bool has_concatenation_of_two(const jit::Block& block) {
   return std::any_of(block.nodes().begin(), block.nodes().end(), [](const jit::Node* node) {
-    return is_skip_concatenation(*node) ||
+    return is_concatenation_of_two(*node) ||
            std::any_of(node->blocks().begin(), node->blocks().end(),
-                       [](const auto* inner) { return has_skip_concatenation(*inner); });
+                       [](const auto* inner) { return has_concatenation_of_two(*inner); });
   });
 }
 
@@ -45,6 +46,16 @@ bool is_computed_from(const jit::Value* value, const jit::Value* source) {
   return false;
 }
 
+/// Whether both operands are computed from inputs that change from step to step: not what the network is told besides,
+/// such as two kinds of embeddings, or a picture beside the sample.
+bool changes(const jit::Node& concatenation, const jit::Graph& graph) {
+  const auto inputs = graph.inputs().slice(0, std::min(graph.inputs().size(), kChangingInputs));
+  return std::ranges::all_of(concatenation.input(0)->node()->inputs(), [&](const jit::Value* operand) {
+    return std::ranges::any_of(
+        inputs, [&](const jit::Value* input) { return operand == input || is_computed_from(operand, input); });
+  });
+}
+
 /// What comes from the deep layers.
 jit::Value* feature(const jit::Node& concatenation) {
   return concatenation.input(0)->node()->input(deep_operand(concatenation));
@@ -60,15 +71,15 @@ jit::Value* feature(const Graph& graph, std::int64_t cache_branch_id) {
 std::vector<jit::Node*> skip_concatenations(const Graph& graph) {
   std::vector<jit::Node*> places;
   for (auto* node : graph->nodes()) {
-    if (is_skip_concatenation(*node)) places.push_back(node);
+    if (is_concatenation_of_two(*node) && changes(*node, *graph)) places.push_back(node);
     for (const auto* inner : node->blocks())
-      check_argument(!has_skip_concatenation(*inner),
+      check_argument(!has_concatenation_of_two(*inner),
                      "a skip concatenation sits inside control flow, as in a scripted module: export the UNet with "
                      "torch.jit.trace instead of torch.jit.script");
   }
   check_argument(!places.empty(),
-                 "the network has no skip concatenation (cat of two tensors along dimension 1), so "
-                 "there is nothing to cache: is it a UNet?");
+                 "the network has no skip concatenation (cat along dimension 1 of two tensors computed from its first "
+                 "two inputs), so there is nothing to cache: is it a UNet?");
   return places;
 }
 

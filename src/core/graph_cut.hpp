@@ -14,7 +14,8 @@ struct GraphCut {
   Graph shallow;  ///< the graph with the feature as one more input, and without what only computed it
 };
 
-/// The skip concatenations of a traced UNet in the order of execution: `aten::cat` of two tensors along dimension 1.
+/// The skip concatenations of a traced UNet in the order of execution: `aten::cat` along dimension 1 of two tensors
+/// that are computed from the first two inputs, the sample and the timestep.
 /// @throws std::invalid_argument if there is none, or if one sits inside control flow.
 std::vector<torch::jit::Node*> skip_concatenations(const Graph& graph);
 

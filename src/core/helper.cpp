@@ -55,7 +55,7 @@ std::int64_t find_branch(const CacheParams& params, const std::vector<std::strin
   std::vector<std::int64_t> found;
   for (std::int64_t i = 0; i < count; ++i)
     if (ends_with_module(names[static_cast<std::size_t>(i)], params.cache_module)) found.push_back(i);
-  check_argument(!names.front().empty(),
+  check_argument(std::ranges::any_of(names, [](const auto& name) { return !name.empty(); }),
                  "cache_module needs the submodules' names, which this UNet has lost (frozen?): give cache_branch_id, "
                  "0 to {}",
                  count - 1);
@@ -189,23 +189,32 @@ struct Helper::Impl : UNetHook {
   }
 
   void begin_run(std::span<const double> schedule, const RunTraits& run) override {
+    if (caches(params)) judge(schedule, run);
+    if (!params.policy && params.skip_mode == SkipMode::kList && !schedule.empty()) check_list(schedule, run);
+    auto chosen = choose_policy(params, schedule);
     auto steps_before = run.continues ? std::move(steps) : std::vector<Step>();
     reset();
     steps = std::move(steps_before);
     traits = run;
-    if (caches(params)) judge(schedule);
-    check_argument(params.num_steps == 0 || schedule.empty() || std::cmp_equal(params.num_steps, schedule.size()),
-                   "the full steps are for runs of {} calls of the UNet, got a run of {}", params.num_steps,
-                   schedule.size());
-    policy = choose_policy(params, schedule);
+    policy = std::move(chosen);
     timesteps.assign(schedule.begin(), schedule.end());
   }
 
+  /// That the full steps are steps of the run, or of the whole that it is a part of.
+  void check_list(std::span<const double> schedule, const RunTraits& run) const {
+    const auto size = static_cast<std::int64_t>(schedule.size());
+    check_argument(params.num_steps == 0 || params.num_steps == size,
+                   "the full steps are for runs of {} calls of the UNet, got a run of {}", params.num_steps, size);
+    const auto whole = std::max(size, run.schedule_size);
+    check_argument(params.full_steps.back() < whole, "full_steps must be below the run's {} calls of the UNet, got {}",
+                   whole, params.full_steps.back());
+  }
+
   /// Of runs in which caching is known to change pictures more (docs/quality.md).
-  void judge(std::span<const double> schedule) {
-    const auto size = traits.schedule_size != 0 ? traits.schedule_size : static_cast<std::int64_t>(schedule.size());
+  void judge(std::span<const double> schedule, const RunTraits& run) {
+    const auto size = run.schedule_size != 0 ? run.schedule_size : static_cast<std::int64_t>(schedule.size());
     std::string concern;
-    if (traits.adds_noise) concern = "the scheduler adds noise in its steps, which no feature of an earlier step knows";
+    if (run.adds_noise) concern = "the scheduler adds noise in its steps, which no feature of an earlier step knows";
     if (size > 1 && size < kFewCalls)
       concern = fmt::format("in a run of {} calls of the UNet each is far from the one before", size);
     if (concern.empty()) return;

@@ -97,7 +97,7 @@ Graph PackedWeights::runnable(const Graph& graph) const {
   if (weights_.empty()) return result;
   cpu::register_operators();
   use(*result->block());
-  return fuse_operators(result);
+  return writes_in_place(*result->block()) ? result : fuse_operators(result);  // a ControlNet may, beside a UNet
 }
 
 }  // namespace deepcache

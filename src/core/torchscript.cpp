@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <fstream>
 #include <string>
-#include <unordered_map>
 #include <utility>
 
 #include "core/cast_graph.hpp"
@@ -50,19 +49,15 @@ void check_device(torch::Device device) {
 
 namespace {
 
-void move_constants(jit::Block& block, torch::Device device,
-                    std::unordered_map<const c10::TensorImpl*, torch::Tensor>& moved) {
+void move_constants(jit::Block& block, torch::Device device) {
   for (auto* node : block.nodes()) {
-    for (auto* inner : node->blocks()) move_constants(*inner, device, moved);
+    for (auto* inner : node->blocks()) move_constants(*inner, device);
     if (node->kind() != c10::prim::Constant || node->output()->type()->kind() == c10::NoneType::Kind) continue;
     const auto value = jit::toIValue(node->output());
     if (!value || !(value->isTensor() || value->isTensorList() || value->isDevice())) continue;
     const auto replacement =
         value->isDevice() ? c10::IValue(device) : map_tensors(*value, [&](const torch::Tensor& tensor) {
-          if (!tensor.defined() || tensor.dim() == 0 || tensor.is_meta()) return tensor;
-          auto& entry = moved[tensor.unsafeGetTensorImpl()];  // weights used twice stay one
-          if (!entry.defined()) entry = tensor.detach().to(device);
-          return entry;
+          return !tensor.defined() || tensor.dim() == 0 || tensor.is_meta() ? tensor : tensor.detach().to(device);
         });
     jit::WithInsertPoint guard(node);
     node->output()->replaceAllUsesWith(block.owningGraph()->insertConstant(replacement));
@@ -97,8 +92,7 @@ torch::Device device_of(const Graph& graph) {
 }
 
 Graph move_graph(Graph graph, torch::Device device) {
-  std::unordered_map<const c10::TensorImpl*, torch::Tensor> moved;
-  move_constants(*graph->block(), device, moved);
+  move_constants(*graph->block(), device);
   jit::EliminateDeadCode(graph);
   return graph;
 }
@@ -108,7 +102,9 @@ c10::IValue map_tensors(const c10::IValue& value, const std::function<torch::Ten
   if (value.isTuple()) {
     std::vector<c10::IValue> elements;
     for (const auto& element : value.toTupleRef().elements()) elements.push_back(map_tensors(element, function));
-    return c10::ivalue::Tuple::create(std::move(elements));
+    const auto type = value.type()->expect<c10::TupleType>();
+    return type->schema() ? c10::ivalue::Tuple::createNamed(std::move(elements), type)
+                          : c10::ivalue::Tuple::create(std::move(elements));
   }
   if (value.isList()) {
     auto list = value.toList().copy();

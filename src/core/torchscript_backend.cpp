@@ -58,9 +58,18 @@ std::shared_ptr<const Backend> TorchScriptBackend::with_controlnets(
       new TorchScriptBackend(traits_, add_controlnets({graph_, schema_}, forwards), weights_));
 }
 
-c10::IValue TorchScriptBackend::finished(const c10::IValue& output) const {
+c10::IValue TorchScriptBackend::finished(const c10::IValue& output, const Conditioning& conditioning,
+                                         const torch::Tensor& feature) const {
+  const auto is_kept = [&](const torch::Tensor& tensor) {
+    return (feature.defined() && tensor.is_alias_of(feature)) ||
+           std::ranges::any_of(conditioning.values, [&](const c10::IValue& value) {
+             return value.isTensor() && tensor.is_alias_of(value.toTensor());
+           });
+  };
   return map_tensors(output, [&](const torch::Tensor& tensor) {
-    return tensor.to(traits_.output_dtype.value_or(tensor.scalar_type())).contiguous();
+    const auto dtype = tensor.is_floating_point() ? traits_.output_dtype : std::nullopt;
+    const auto result = tensor.to(dtype.value_or(tensor.scalar_type())).contiguous();
+    return is_kept(result) ? result.clone() : result;
   });
 }
 
@@ -69,33 +78,33 @@ void TorchScriptBackend::append_conditioning(std::vector<c10::IValue>& inputs, C
   const bool known = conditioning.values.size() == split_.conditioning->outputs().size() &&
                      std::ranges::equal(now, conditioning.inputs, is_same);
   if (!known) {
+    if (traits_.device.is_cpu())  // copies: the caller may write into its own, of which what is kept may be a view
+      for (auto& input : now)
+        input = map_tensors(input, [](const torch::Tensor& tensor) { return tensor.detach().clone(); });
     conditioning.values = conditioning_.run(now);
-    conditioning.inputs.clear();
-    if (!traits_.device.is_cpu()) now.clear();  // nothing would be found the same
-    for (const auto& input : now)               // a copy: the caller may write into its own
-      conditioning.inputs.push_back(
-          map_tensors(input, [](const torch::Tensor& tensor) { return tensor.detach().clone(); }));
+    conditioning.inputs = traits_.device.is_cpu() ? std::move(now) : std::vector<c10::IValue>();
   }
   inputs.insert(inputs.end(), conditioning.values.begin(), conditioning.values.end());
 }
 
 c10::IValue TorchScriptBackend::run(std::vector<c10::IValue> inputs, Conditioning& conditioning) const {
   append_conditioning(inputs, conditioning);
-  return finished(program_.run(std::move(inputs)).at(0));
+  return finished(program_.run(std::move(inputs)).at(0), conditioning);
 }
 
 Backend::FullResult TorchScriptBackend::run_full(std::vector<c10::IValue> inputs, Conditioning& conditioning,
                                                  std::int64_t cache_branch_id) const {
   append_conditioning(inputs, conditioning);
   auto outputs = branch(cache_branch_id).full.run(std::move(inputs));
-  return {finished(outputs.at(0)), outputs.at(1).toTensor()};
+  const auto feature = outputs.at(1).toTensor();
+  return {finished(outputs.at(0), conditioning, feature), feature};
 }
 
 c10::IValue TorchScriptBackend::run_shallow(std::vector<c10::IValue> inputs, Conditioning& conditioning,
                                             const torch::Tensor& feature, std::int64_t cache_branch_id) const {
   append_conditioning(inputs, conditioning);
   inputs.emplace_back(feature);
-  return finished(branch(cache_branch_id).shallow.run(std::move(inputs)).at(0));
+  return finished(branch(cache_branch_id).shallow.run(std::move(inputs)).at(0), conditioning, feature);
 }
 
 void TorchScriptBackend::check_inputs(const std::vector<c10::IValue>& inputs) const {

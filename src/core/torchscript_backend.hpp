@@ -51,7 +51,9 @@ class TorchScriptBackend : public Backend {
   static Traits traits_of(const Forward& forward, std::optional<torch::Device> device,
                           std::optional<torch::Dtype> compute_dtype);
   Graph cast(Graph graph) const;
-  c10::IValue finished(const c10::IValue& output) const;  // as callers expect it, however the network works
+  /// As callers expect it, however the network works, and apart from what is kept for later steps.
+  c10::IValue finished(const c10::IValue& output, const Conditioning& conditioning,
+                       const torch::Tensor& feature = {}) const;
   const Branch& branch(std::int64_t cache_branch_id) const;
   void append_conditioning(std::vector<c10::IValue>& inputs, Conditioning& conditioning) const;
 

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "cpu/operators.hpp"
+#include "cpu/processor.hpp"
 
 namespace deepcache::cpu {
 namespace {
@@ -15,8 +16,8 @@ struct Processor {
     const auto capability = at::get_cpu_capability();
     avx512 = capability == "AVX512";
     avx2 = avx512 || capability == "AVX2";
-    bfloat16 = avx512 && __builtin_cpu_supports("avx512bf16");
-    float16 = avx512 && __builtin_cpu_supports("avx512fp16");
+    bfloat16 = avx512 && has_instructions("avx512_bf16");
+    float16 = avx512 && has_instructions("avx512_fp16");
   }
   bool avx2, avx512, bfloat16, float16;
 };

@@ -15,8 +15,8 @@ namespace deepcache::cpu {
 /// bfloat16 with two and two inputs next to each other. The last block is filled up with zeros.
 torch::Tensor pack_weight(const torch::Tensor& weight);
 
-/// Whether layers with such weights can be packed: there are kernels for their type, and its inputs are a multiple
-/// of 2.
+/// Whether layers with such weights can be packed: there are kernels for their type, and for bfloat16 its inputs are a
+/// multiple of 2.
 bool can_pack(const torch::Tensor& weight);
 
 /// input [..., C] to [..., out_features], plus `added` if there is one, as `+` adds it.

@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "core/cast_graph.hpp"
+#include "core/torchscript_backend.hpp"
 #include "cpu/operators.hpp"
 #include "deepcache/helper.hpp"
 #include "deepcache/logging.hpp"
@@ -113,6 +114,28 @@ TEST(ComputeDtype, PipelinesKeepTheirLatentsFine) {
   EXPECT_LT(difference(actual.latents, expected.latents), 0.05);
   EXPECT_LT((actual.images - expected.images).abs().mean().item<double>(), 0.05);
   EXPECT_FALSE(torch::equal(actual.images, expected.images));
+}
+
+TEST(ComputeDtype, OfLayersThatAreWrittenOtherwise) {
+  const auto module = make_module(R"(
+    def forward(self, x, timestep):
+        h = torch.conv2d(x, self.weight)
+        flat = h.flatten(2)
+        mix = torch.matmul(flat.transpose(1, 2), self.weight[:, :, 0, 0])
+        mix = torch.addmm(self.weight[0, :, 0, 0], mix[0], self.weight[:, :, 0, 0])[None]
+        scores = torch.baddbmm(torch.empty([1, flat.size(2), flat.size(2)], dtype=6), mix, mix.transpose(1, 2), beta=0)
+        h = torch.bmm(torch.softmax(scores, -1), mix).transpose(1, 2).reshape(h.size())
+        return torch.cat([h, x], 1), torch.arange(3)
+  )");
+  const auto x = torch::randn({1, 4, 4, 4});
+  auto run_module = module;
+  const auto expected = first_tensor(run_module.forward({x, x}));
+  const auto output =
+      TorchScriptBackend(module, std::nullopt, torch::kBFloat16).run({x, x}, *std::make_unique<Conditioning>());
+  EXPECT_LT(difference(first_tensor(output), expected), 0.03);
+  EXPECT_GT(difference(first_tensor(output), expected), 1e-5);
+  EXPECT_EQ(first_tensor(output).scalar_type(), torch::kFloat);
+  EXPECT_TRUE(output.toTupleRef().elements()[1].toTensor().equal(torch::arange(3)));  // not what layers compute
 }
 
 TEST(ComputeDtype, OtherTypesAreRefused) {

@@ -85,6 +85,49 @@ TEST(Conditioning, RandomNumbersAndWhatWritesInPlaceStay) {
                   .empty());
 }
 
+TEST(Conditioning, WhatWritesInPlaceIsComputedOnce) {
+  for (const auto* forward : {R"(
+    def forward(self, sample, timestep, text):
+        text.mul_(2)
+        h = torch.conv2d(sample, self.weight)
+        return torch.cat([h, sample], 1) + text
+  )",
+                              R"(
+    def forward(self, sample, timestep, text):
+        low, high = torch.chunk(torch.tanh(text), 2, 1)
+        low.add_(1)
+        h = torch.conv2d(sample, self.weight)
+        return torch.cat([h, sample], 1) + low.sum()
+  )"}) {
+    const auto module = make_module(forward);
+    const auto sample = torch::rand({1, 4, 2, 2}), text = torch::rand({1, 8, 2, 2});
+    auto expected_text = text.clone(), actual_text = text.clone();
+    const auto method = module.get_method("forward");
+    auto module_run = module;
+    const auto expected = module_run.forward({sample, sample, expected_text}).toTensor();
+    const UNet unet(module);
+    EXPECT_TRUE(unet.forward({sample, sample, actual_text}).toTensor().equal(expected));
+    EXPECT_TRUE(actual_text.equal(expected_text));
+  }
+}
+
+TEST(Conditioning, KeptValuesAreNotTheCallers) {
+  const UNet unet(make_module(R"(
+    def forward(self, sample, timestep, picture):
+        h = torch.conv2d(sample, self.weight) + picture.reshape(1, 4, 2, 2)
+        return torch.cat([h, sample], 1), picture.reshape(1, 4, 4)
+  )"));
+  Helper helper(unet);
+  helper.enable();
+  const auto sample = torch::rand({1, 4, 2, 2}), first = torch::rand({1, 4, 2, 2}), again = first.clone();
+  const auto expected = first_tensor(unet.forward({sample, sample, first})).clone();
+  first.zero_();  // what the second step's is equal to is written over
+  const auto output = unet.forward({sample, sample, again});
+  EXPECT_TRUE(first_tensor(output).equal(expected));
+  output.toTupleRef().elements()[1].toTensor().zero_();  // neither is what is returned kept
+  EXPECT_TRUE(first_tensor(unet.forward({sample, sample, again})).equal(expected));
+}
+
 TEST(Conditioning, SameIsBitByBit) {
   const auto a = torch::tensor({1.F, std::numeric_limits<float>::quiet_NaN()});
   EXPECT_TRUE(is_same(a, a.clone()));

@@ -5,6 +5,7 @@
 #include <torch/csrc/jit/frontend/sugared_value.h>
 #include <torch/jit.h>
 
+#include "core/conditioning.hpp"
 #include "expect_error.hpp"
 #include "networks.hpp"
 #include "tensor_near.hpp"
@@ -94,6 +95,21 @@ TEST(GraphCut, OnlyConcatenationsOfTwoAlongDimensionOneCount) {
   )"));
   EXPECT_EQ(skip_concatenations(graph).size(), 1U);
   EXPECT_EQ(skip_concatenation_names(graph), std::vector<std::string>{""});
+}
+
+TEST(GraphCut, WhatTheNetworkIsToldBesidesCountsForNothing) {
+  const auto graph = inference_graph(make_module(R"(
+    def forward(self, x, timestep, text, picture):
+        told = torch.cat([text, torch.tanh(text)], 1)
+        h = torch.cat([x, torch.tanh(picture)], 1)
+        h = torch.conv2d(h[:, :4], self.weight) * told.sum()
+        return torch.cat([h, x], 1)
+  )"));
+  EXPECT_EQ(skip_concatenations(graph).size(), 1U);
+  const auto step = split_conditioning(graph).step;
+  const auto of_step = skip_concatenations(step);
+  ASSERT_EQ(of_step.size(), 1U);
+  EXPECT_EQ(of_step[0]->input(0)->node()->inputs().size(), 2U);
 }
 
 TEST(GraphCut, TheDeepOperandMayComeSecond) {

@@ -475,6 +475,30 @@ TEST(Helper, ListsTimestepsAndWindows) {
   helper.reset();
   expect_error<std::invalid_argument>([&] { call(unet, 0); },
                                       {"full_first and full_last need the run's number of steps"});
+
+  helper.set_params({.skip_mode = SkipMode::kList, .full_steps = {0, 10}});
+  expect_error<std::invalid_argument>([&] { unet.begin_run(schedule); },
+                                      {"full_steps must be below the run's 10 calls of the UNet, got 10"});
+  unet.begin_run(schedule, {.schedule_size = 11});  // a part of a longer one
+  helper.set_params({.num_steps = 50});             // of a list alone
+  unet.begin_run(schedule);
+}
+
+TEST(Helper, ARunThatIsRefusedChangesNothing) {
+  const auto unet = test_unet();
+  Helper helper(unet);
+  helper.set_params({.cache_interval = 3, .strict = true});
+  helper.enable();
+  unet.begin_run(torch::arange(10, 0, -1));
+  call(unet, 0);
+  call(unet, 1);
+  expect_error<std::invalid_argument>(
+      [&] { unet.begin_run(torch::arange(10, 0, -1), {.adds_noise = true, .guided = true}); }, {"adds noise"});
+  EXPECT_EQ(helper.stats().steps.size(), 2U);
+  call(unet, 2);  // a batch of one, which guided runs haven't
+  call(unet, 3);
+  EXPECT_EQ(helper.stats().full_steps, 2);
+  EXPECT_EQ(helper.stats().cached_steps, 2);
 }
 
 /// At samples 1, 1.01, 1.02, ...: each is a hundredth farther from the first, over itself.

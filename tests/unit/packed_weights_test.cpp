@@ -105,6 +105,28 @@ TEST(PackedWeights, GraphsThatWriteInPlaceStay) {
   EXPECT_EQ(count(weights.runnable(packed), "aten::linear"), 1);
 }
 
+TEST(PackedWeights, NothingIsFusedBesideWhatWritesInPlace) {  // as a ControlNet that does, beside a UNet
+  const auto layer =
+      graph_of("torch.linear(x, self.m, self.b)", {{"m", torch::randn({4, 4})}, {"b", torch::randn({4})}});
+  PackedWeights weights;
+  weights.pack(layer->copy());
+  const auto writes = graph_of("torch.relu_(torch.linear(x, self.m, self.b) / 1.0)",
+                               {{"m", torch::randn({4, 4})}, {"b", torch::randn({4})}});
+  EXPECT_EQ(count(weights.runnable(writes), "aten::div"), 1);
+}
+
+TEST(PackedWeights, DivisionsByOneStayWhereTheyMakeNumbersFractional) {
+  const auto graph = graph_of("torch.linear((x / 1.0).reshape(1, 4), self.m, self.b) / 1.0",
+                              {{"m", torch::randn({4, 4})}, {"b", torch::randn({4})}});
+  PackedWeights weights;
+  const Program program(weights.runnable(weights.pack(graph->copy())), "packed");
+  const auto whole = torch::arange(4);
+  expect_near(program.run({whole}).at(0).toTensor(), Program(graph, "").run({whole}).at(0).toTensor(), torch::kFloat);
+  if (cpu::has_kernels(torch::kFloat)) {
+    EXPECT_EQ(count(weights.runnable(weights.pack(graph->copy())), "aten::div"), 1);
+  }
+}
+
 TEST(PackedWeights, AUNetRunsOnTheFastOperators) {
   if (!cpu::has_kernels(torch::kFloat)) GTEST_SKIP() << "this processor has no kernels";
   auto graph = inference_graph(load_module(unet_file("sd1"), torch::kFloat));
