@@ -74,6 +74,9 @@ class ClassConditionalPipeline {
   /// Throws what running these would throw for a parameter, and computes nothing.
   void validate(const std::vector<std::int64_t>& class_labels, const ClassConditionalParams& params = {}) const;
 
+  /// The same parameters with those set that are left to the model: height and width.
+  ClassConditionalParams resolve(const ClassConditionalParams& params) const;
+
   /// [B, C, h, w] of the latents of a run of so many labels.
   /// @throws std::invalid_argument for a height or width that can't be.
   std::vector<std::int64_t> latent_shape(std::size_t num_labels, const ClassConditionalParams& params = {}) const;
@@ -89,7 +92,7 @@ class ClassConditionalPipeline {
   torch::Tensor decode(const torch::Tensor& latents) const;
 
   /// Another scheduler with the package's settings, as in `load`: the package's own is "compvis_ddim".
-  /// @throws std::invalid_argument if it isn't known.
+  /// @throws std::invalid_argument if it isn't known. @throws std::runtime_error if it can't be run with a setting.
   void set_scheduler(std::string_view class_name);
   /// `Scheduler::configured_name`.
   std::string scheduler_name() const;

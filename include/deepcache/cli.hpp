@@ -89,13 +89,12 @@ inline void add_cache_flags(CLI::App& app, Options& o) {
       {"uniform", SkipMode::kUniform},  {"even", SkipMode::kEven}, {"quad", SkipMode::kQuad},
       {"center", SkipMode::kCenter},    {"list", SkipMode::kList}, {"timesteps", SkipMode::kTimesteps},
       {"adaptive", SkipMode::kAdaptive}};
-  app.add_option("--skip-mode", o.request.cache.skip_mode,
-                 "How full steps are spread: uniform (default), even (to the last step but one), quad (denser at the "
-                 "start), center (about --center), list (--full-steps), timesteps (--timestep-distance) or adaptive "
-                 "(--tolerance)")
-      ->transform(
-          CLI::CheckedTransformer(modes).description("uniform, even, quad, center, list, timesteps or adaptive"))
-      ->type_name("");
+  app.add_option_function<std::string>(
+         "--skip-mode", [&o](const std::string& name) { o.request.cache.skip_mode = modes.at(name); },
+         "How full steps are spread: uniform (default), even (to the last step but one), quad (denser at the "
+         "start), center (about --center), list (--full-steps), timesteps (--timestep-distance) or adaptive "
+         "(--tolerance)")
+      ->check(CLI::IsMember(modes));
   only_of({SkipMode::kQuad, SkipMode::kCenter},
           app.add_option("--pow", o.request.cache.pow, "Of quad and center: above 1; the higher, the less even")
               ->capture_default_str());
@@ -124,7 +123,9 @@ inline void add_cache_flags(CLI::App& app, Options& o) {
                                 "File that `deepcache tune` wrote, instead of what flags say of caching")
                      ->check(CLI::ExistingFile);
   for (auto i = before; i < flags.size(); ++i) policy->excludes(flags[i]);
-  app.add_flag("--no-cache", o.no_cache, "Compute every step in full");
+  auto* no_cache = app.add_flag("--no-cache", o.no_cache, "Compute every step in full");
+  for (auto i = before; i < flags.size(); ++i) no_cache->excludes(flags[i]);
+  no_cache->excludes(policy);
   const auto after = std::as_const(app).get_options();
   o.cache_flags.assign(after.begin() + static_cast<std::ptrdiff_t>(before), after.end());
   app.add_flag("--strict", o.request.cache.strict,
@@ -205,7 +206,7 @@ inline void prepare(Options& options) {
   request.model = (folder.has_filename() ? folder : folder.parent_path()).filename().string();
   request.params.seeds = {static_cast<std::uint64_t>(options.seed)};
   if (!options.init_latents.empty()) request.params.latents = load_tensor(options.init_latents);
-  if (options.no_cache) request.cache = {.cache_branch_id = request.cache.cache_branch_id};
+  if (options.no_cache) request.cache = {.strict = request.cache.strict};
   if (is_terminal(stderr)) request.params.callback = show_progress;
   request.on_prompt = [](const RunReport& report) { std::printf("%s\n", report.summary().c_str()); };
 }

@@ -75,6 +75,7 @@ void load_control_images(const StableDiffusionPipeline& pipe, const std::vector<
                          StableDiffusionParams& params);
 
 /// A line that shows how far something is, "[####    ] 5/10", to be written over the one before.
+/// @throws std::invalid_argument unless 0 <= done <= total and total is 1 or more.
 std::string progress_bar(std::int64_t done, std::int64_t total);
 
 }  // namespace deepcache

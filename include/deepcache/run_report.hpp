@@ -33,7 +33,7 @@ struct RunReport {
   std::string request = "{}";
   CacheParams cache = {};
   CacheStats stats = {};               ///< of the helper, right after the run
-  std::vector<double> timesteps = {};  ///< of each step
+  std::vector<double> timesteps = {};  ///< of each step; none: the report's steps are without
   double milliseconds = 0;             ///< the whole call: text encoder, steps, decoding
   std::size_t num_subjects = 1;        ///< prompts that ran together, whose times, steps and bytes these are
   std::optional<RunComparison> compare = std::nullopt;

@@ -37,6 +37,13 @@ struct StepOptions {
   double s_noise = 1.0;                                     ///< standard deviation of what is added
 };
 
+/// What a sample is made of, of image x_0 and noise epsilon.
+enum class NoiseProcess {
+  kVariancePreserving,  ///< sqrt(alpha) x_0 + sqrt(1 - alpha) epsilon: DDPM's (arXiv 2006.11239, eq. 4)
+  kVarianceExploding,   ///< x_0 + sigma epsilon: Euler, Heun (arXiv 2011.13456, section 3.4)
+  kFlow,                ///< (1 - sigma) x_0 + sigma epsilon: of use_flow_sigmas (arXiv 2209.03003)
+};
+
 class Scheduler {
  public:
   virtual ~Scheduler() = default;
@@ -89,9 +96,16 @@ class Scheduler {
   /// Whether `step` adds noise, at most of its timesteps.
   virtual bool adds_noise(const StepOptions& options) const { return has_ddim_options() && options.eta > 0; }
 
-  /// Whether samples keep their variance, sqrt(alpha) x_0 + sqrt(1 - alpha) epsilon; or else the image's scale, x_0 +
-  /// sigma epsilon (Euler, Heun). One scheduler can go on with another's samples if both do the same.
-  virtual bool keeps_variance() const { return true; }
+  /// What its samples are. One scheduler can go on with another's if they are the same.
+  virtual NoiseProcess noise_process() const { return NoiseProcess::kVariancePreserving; }
+
+  /// @throws std::invalid_argument if `step` can't begin a run at this index: in the middle of Heun's step of two
+  /// calls,
+  ///         or with PNDM's Runge-Kutta steps anywhere but at 0.
+  virtual void check_begin(std::int64_t /*step_index*/) const {}
+
+  /// Channels of the model's output for one of the sample: 2 if it has learned the variance too.
+  virtual std::int64_t outputs_a_channel() const { return 1; }
 
   /// Factor of the initial noise of a run; known after `set_timesteps`.
   virtual double init_noise_sigma() const { return 1.0; }

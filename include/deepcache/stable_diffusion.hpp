@@ -86,8 +86,9 @@ struct StableDiffusionParams {
   /// refiner (arXiv 2307.01952, section 2.5); `strength` has no meaning then.
   std::optional<double> denoising_end = {}, denoising_start = {};
 
-  /// Of SDXL only: prompts of the second text encoder (none: the first one's), and what the model is
-  /// told of the pictures that it learned from (none: the size asked for).
+  /// Of SDXL only: prompts of the second text encoder (none: the first one's; "" is an empty one, where diffusers takes
+  /// the first one's; as in diffusers, without a negative_prompt negative_prompt_2 counts for nothing where the package
+  /// asks for zeros then), and what the model is told of the pictures that it learned from (none: the size asked for).
   std::optional<std::string> prompt_2 = {}, negative_prompt_2 = {};
   std::optional<ImageSize> original_size = {}, target_size = {};
   ImageSize crops_coords_top_left = {};
@@ -138,8 +139,8 @@ class StableDiffusionPipeline {
   /// Throws what running these would throw for a parameter, and computes nothing.
   void validate(const std::vector<std::string>& prompts, const StableDiffusionParams& params = {}) const;
 
-  /// The same parameters with those set that are left to the model: height, width, guidance_scale, and, with an image,
-  /// strength.
+  /// The same parameters with those set that are left to the model: height, width, guidance_scale, with an image
+  /// strength, and each control image's conditioning_scale.
   StableDiffusionParams resolve(const StableDiffusionParams& params) const;
 
   /// [B, C, h, w] of the latents of a run of so many prompts.
@@ -149,7 +150,7 @@ class StableDiffusionPipeline {
   std::int64_t vae_scale_factor() const;
 
   /// Whether the other pipeline can go on with this one's latents, in the middle of a run too: its VAE must have the
-  /// same kind, and its scheduler too (`Scheduler::keeps_variance`).
+  /// same kind, and its scheduler too (`Scheduler::noise_process`).
   bool shares_latents_with(const StableDiffusionPipeline& other) const;
 
   /// Images [B, 3, H, W], float32 in [0, 1], on the CPU, of latents [B, C, h, w] as `operator()` returns them.

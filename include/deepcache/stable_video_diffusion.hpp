@@ -90,7 +90,7 @@ class StableVideoDiffusionPipeline {
   torch::Tensor decode(const torch::Tensor& latents, std::optional<std::int64_t> decode_chunk_size = {}) const;
 
   /// Another scheduler with the package's settings, as in `load`.
-  /// @throws std::invalid_argument if it isn't known.
+  /// @throws std::invalid_argument if it isn't known. @throws std::runtime_error if it can't be run with a setting.
   void set_scheduler(std::string_view class_name);
   /// `Scheduler::configured_name`.
   std::string scheduler_name() const;

@@ -34,8 +34,9 @@ struct TextToVideoZeroParams {
   std::int64_t num_inference_steps = 50;            ///< 1 to the training steps, less the scheduler's steps_offset
   double guidance_scale = 7.5;  ///< classifier-free guidance (arXiv 2207.12598); 1 or below: none, and half the work
                                 ///< (diffusers' pipeline fails then)
-  std::int64_t height = 0;      ///< pixels, a multiple of the VAE's factor; 0: the model's own
-  std::int64_t width = 0;       ///< likewise
+  std::int64_t clip_skip = 0;  ///< as StableDiffusionParams's; diffusers' pipeline has none, nor the weights and chunks
+  std::int64_t height = 0;     ///< pixels, a multiple of the VAE's factor; 0: the model's own
+  std::int64_t width = 0;      ///< likewise
   std::vector<std::uint64_t> seeds = {0};  ///< one, for all that is drawn: noise as Python draws it
   double eta = 0.0;  ///< DDIM's, 0 to 1 (Python ignores it where the scheduler isn't DDIM; here it must be 0 then)
   torch::Tensor latents = {};  ///< if defined, the first frame's initial noise, [1, C, h, w]
@@ -59,6 +60,9 @@ struct TextToVideoZeroParams {
   /// the original's detector of salient objects isn't part of this library, and diffusers has none of this.
   torch::Tensor foreground_mask = {};
   double smooth_bg_strength = 0.4;  ///< 0 to 1; the paper's alpha is 1 less this
+
+  bool prompt_weighting = false;       ///< as StableDiffusionParams's
+  std::int64_t max_prompt_chunks = 1;  ///< likewise
 
   VaeOptions vae = {};
   bool decode = true;  ///< false: latents only, as diffusers' output_type="latent"
@@ -98,10 +102,22 @@ class TextToVideoZeroPipeline {
   /// The same parameters with those set that are left to the model: height, width, and frame_ids.
   TextToVideoZeroParams resolve(const TextToVideoZeroParams& params) const;
 
+  /// [F, C, h, w] of the latents of such a run; those that it may be given, `TextToVideoZeroParams::latents`, are the
+  /// first frame's alone.
+  /// @throws std::invalid_argument unless video_length is 1 or above, and for a height or width that can't be.
+  std::vector<std::int64_t> latent_shape(const TextToVideoZeroParams& params = {}) const;
+
+  /// Frames [F, 3, H, W], float32 in [0, 1], on the CPU, of latents [F, C, h, w] as `operator()` returns them.
+  /// @throws std::invalid_argument if the latents aren't such.
+  torch::Tensor decode(const torch::Tensor& latents, const VaeOptions& options = {}) const;
+
   /// Pixels to a latent, of each side.
   std::int64_t vae_scale_factor() const;
 
   /// Another scheduler with the package's settings, as in `load`.
+  /// @throws std::invalid_argument if it isn't known, or steps from sigma to sigma. @throws std::runtime_error if it
+  /// can't
+  ///         be run with a setting.
   void set_scheduler(std::string_view class_name);
   /// `Scheduler::configured_name`.
   std::string scheduler_name() const;

@@ -42,8 +42,8 @@ struct TuneRequest {
 
   // One of the three says what is looked for.
   std::optional<std::int64_t> full_steps = {};  ///< the best places for so many, 1 to the run's steps
-  std::optional<double> min_psnr = {};          ///< as few as give this mean PSNR to the uncached pictures, in dB
-  std::optional<double> speedup = {};           ///< as many as multiply-accumulates allow, above 1
+  std::optional<double> min_psnr = {};  ///< as few as are found to give this mean PSNR to the uncached pictures, dB
+  std::optional<double> speedup = {};   ///< as many as multiply-accumulates allow, above 1
 
   std::filesystem::path progress = {};  ///< if named, what was tried is kept there, and gone on from
   std::string model = {};               ///< tells weights and dtype from others', so that `progress` isn't mixed up

@@ -22,7 +22,7 @@ struct TunedPolicy {
   std::int64_t num_branches = 0;              ///< of the UNet that it is for
   std::int64_t cache_branch_id = 0;           ///< 0 to num_branches - 1, or kWholeOutput
   std::int64_t forecast_order = 1;            ///< 0 to 2
-  std::string scheduler = {};                 ///< that it was tuned with (`Scheduler::name`)
+  std::string scheduler = {};                 ///< that it was tuned with (`Scheduler::configured_name`)
   std::int64_t num_inference_steps = 0;       ///< likewise
   std::int64_t num_steps = 0;                 ///< calls of the UNet that these are
   std::vector<std::int64_t> full_steps = {};  ///< the first 0, rising, below num_steps
@@ -41,6 +41,7 @@ TunedPolicy load_policy(const std::filesystem::path& file);
 
 /// The one that a model package carries, as `policy.json`, for runs as it is given; nothing if it has none, or one that
 /// was tuned with another scheduler or number of inference steps.
+/// @param scheduler  its `Scheduler::configured_name`, a pipeline's `scheduler_name`
 /// @throws std::runtime_error as `load_policy`.
 std::optional<TunedPolicy> package_policy(const std::filesystem::path& package, std::string_view scheduler,
                                           std::int64_t num_inference_steps);

@@ -71,7 +71,7 @@ class UnconditionalPipeline {
   std::vector<std::int64_t> latent_shape(const UnconditionalParams& params = {}) const;
 
   /// Another scheduler with the package's settings, as in `load`.
-  /// @throws std::invalid_argument if it isn't known.
+  /// @throws std::invalid_argument if it isn't known. @throws std::runtime_error if it can't be run with a setting.
   void set_scheduler(std::string_view class_name);
   /// `Scheduler::configured_name`.
   std::string scheduler_name() const;

@@ -2,7 +2,9 @@
 
 #include <openssl/evp.h>
 
+#include <algorithm>
 #include <array>
+#include <cctype>
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -83,12 +85,19 @@ void write_file(const std::filesystem::path& file, std::string_view bytes) {
 }
 
 void check_writable(const std::filesystem::path& file) {
-  const auto target = follow_links(file);
-  const bool existed = std::filesystem::exists(target);
-  const bool good = !std::filesystem::is_directory(target) && std::ofstream(target, std::ios::app).is_open();
   std::error_code ignored;
-  if (good && !existed) std::filesystem::remove(target, ignored);
+  if (std::filesystem::is_other(file, ignored)) return;  // a device or a pipe, whose reader would take it for all
+  const auto target = follow_links(file);
+  const auto temporary = temporary_name(target);
+  const bool good = !std::filesystem::is_directory(target, ignored) && std::ofstream(temporary).is_open();
+  std::filesystem::remove(temporary, ignored);
   check_data(good, "can't write {}", file.string());
+}
+
+void check_png(const std::filesystem::path& file) {
+  auto extension = file.extension().string();
+  std::ranges::transform(extension, extension.begin(), [](unsigned char c) { return std::tolower(c); });
+  check_argument(extension.empty() || extension == ".png", "pictures are written as .png, got \"{}\"", file.string());
 }
 
 void check_distinct(const std::vector<std::filesystem::path>& files) {

@@ -27,6 +27,9 @@ void write_file(const std::filesystem::path& file, std::string_view bytes);
 /// @throws std::runtime_error naming the file.
 void check_writable(const std::filesystem::path& file);
 
+/// @throws std::invalid_argument if a picture's file is named otherwise than .png, or has no extension.
+void check_png(const std::filesystem::path& file);
+
 /// @throws std::invalid_argument if two of the files are one.
 void check_distinct(const std::vector<std::filesystem::path>& files);
 

@@ -49,11 +49,13 @@ std::string dump(const Json& json, int indent) {
 
 std::string RunReport::json() const {
   auto steps = Json::array();
-  for (std::size_t i = 0; i < stats.steps.size(); ++i)
-    steps.push_back({{"index", i},
-                     {"timestep", timesteps.at(i)},
-                     {"mode", stats.steps[i].full ? "full" : "cached"},
-                     {"milliseconds", stats.steps[i].milliseconds}});
+  for (std::size_t i = 0; i < stats.steps.size(); ++i) {
+    Json step{{"index", i}};
+    if (i < timesteps.size()) step["timestep"] = timesteps[i];
+    step["mode"] = stats.steps[i].full ? "full" : "cached";
+    step["milliseconds"] = stats.steps[i].milliseconds;
+    steps.push_back(std::move(step));
+  }
   Json json{{"request", Json::parse(request)},
             {"steps", std::move(steps)},
             {"cache", cache_of(*this)},

@@ -63,7 +63,7 @@ void Autoencoder::prepare(const VaeOptions& options, bool encodes) const {
 
 torch::Tensor Autoencoder::decode(const torch::Tensor& latents, const VaeOptions& options) const {
   const TileSize tile{.input = config_.sample_size / config_.factor, .output = config_.sample_size};
-  const auto input = latents.to(package_.dtype("vae/decoder.pt")) / config_.scaling_factor;
+  const auto input = latents.to(device_, package_.dtype("vae/decoder.pt")) / config_.scaling_factor;
   const auto decoded = run([this](const torch::Tensor& part) { return decoder_(part); }, input, tile, options);
   return (decoded.to(torch::kFloat) / 2 + 0.5).clamp(0, 1).cpu();
 }

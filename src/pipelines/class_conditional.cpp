@@ -34,8 +34,9 @@ Traits read_traits(const ModelPackage& package, const UNet& unet, const Autoenco
   const auto codes = package.read("vae/config.json", [&](const ConfigReader& config) {
     return config.integer("vq_embed_dim", vae.config().latent_channels, 1, 1000);
   });
-  const auto embedding = package.read("class_embedder/config.json", [](const ConfigReader& config) {
-    config.require("embed_dim");
+  const auto embedding = package.read("class_embedder/config.json", [&](const ConfigReader& config) {
+    for (const char* key : {"embed_dim", "n_classes"}) config.require(key);
+    traits.num_classes = config.integer("n_classes", 0, 2, 1'000'000);  // one class, and the unconditional one
     return config.integer("embed_dim", 0, 1, 1'000'000);
   });
   package.read("unet/config.json", [&](const ConfigReader& config) {
@@ -47,16 +48,10 @@ Traits read_traits(const ModelPackage& package, const UNet& unet, const Autoenco
     traits.sample_size = config.integer("sample_size", 0, 1, 100000);
     return 0;
   });
-  package.read("class_embedder/config.json", [&](const ConfigReader& config) {
-    config.require("n_classes");
-    traits.num_classes = config.integer("n_classes", 0, 2, 1'000'000);  // one class, and the unconditional one
-    return 0;
-  });
   return traits;
 }
 
 std::int64_t latent_side(std::int64_t pixels, const char* name, const Traits& traits) {
-  if (pixels == 0) return traits.sample_size;
   check_side(pixels, name, traits.vae_factor);
   return pixels / traits.vae_factor;
 }
@@ -93,6 +88,13 @@ struct ClassConditionalPipeline::Impl {
         unet(load_unet(package, options)),
         vae(package, device, options.compute_dtype),
         traits(read_traits(package, unet, vae)) {}
+
+  ClassConditionalParams resolve(ClassConditionalParams params) const {
+    const auto own = traits.sample_size * traits.vae_factor;
+    if (params.height == 0) params.height = own;
+    if (params.width == 0) params.width = own;
+    return params;
+  }
 
   /// All that can be wrong with a request is found here, before anything is computed.
   void check(const std::vector<std::int64_t>& class_labels, const ClassConditionalParams& params) const {
@@ -164,22 +166,26 @@ ClassConditionalPipeline ClassConditionalPipeline::load(const std::filesystem::p
 
 ClassConditionalResult ClassConditionalPipeline::operator()(std::int64_t class_label,
                                                             const ClassConditionalParams& params) {
-  return impl_->run({class_label}, params);
+  return impl_->run({class_label}, resolve(params));
 }
 
 ClassConditionalResult ClassConditionalPipeline::operator()(const std::vector<std::int64_t>& class_labels,
                                                             const ClassConditionalParams& params) {
-  return impl_->run(class_labels, params);
+  return impl_->run(class_labels, resolve(params));
 }
 
 void ClassConditionalPipeline::validate(const std::vector<std::int64_t>& class_labels,
                                         const ClassConditionalParams& params) const {
-  impl_->check(class_labels, params);
+  impl_->check(class_labels, resolve(params));
+}
+
+ClassConditionalParams ClassConditionalPipeline::resolve(const ClassConditionalParams& params) const {
+  return impl_->resolve(params);
 }
 
 std::vector<std::int64_t> ClassConditionalPipeline::latent_shape(std::size_t num_labels,
                                                                  const ClassConditionalParams& params) const {
-  return shape_of_latents(num_labels, params, impl_->traits);
+  return shape_of_latents(num_labels, resolve(params), impl_->traits);
 }
 
 std::int64_t ClassConditionalPipeline::num_classes() const {

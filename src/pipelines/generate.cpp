@@ -26,6 +26,11 @@ void validate(const Stage& stage, const std::vector<std::string>& prompts) {
   for (const auto& prompt : prompts) stage.pipe.validate({prompt}, stage.params);
 }
 
+/// SDXL's refiner; a request's may be any model.
+bool is_refiner(const StableDiffusionPipeline* pipe) {
+  return pipe != nullptr && pipe->model_type() == "sdxl-refiner";
+}
+
 Stage refiner_stage(const StableDiffusionPipeline& pipe, const GenerateRequest& request) {
   auto params = pipe.resolve(request.params);
   params.latents = torch::Tensor();
@@ -33,7 +38,7 @@ Stage refiner_stage(const StableDiffusionPipeline& pipe, const GenerateRequest& 
   if (pipe.model_type().ends_with("-inpaint")) params.mask = torch::Tensor();
   params.control_images.clear();
   params.strength.reset();
-  if (request.refiner->model_type() == "sdxl-refiner") {  // it has one text encoder
+  if (is_refiner(request.refiner)) {  // it has one text encoder
     params.prompt_2.reset();
     params.negative_prompt_2.reset();
   }
@@ -58,6 +63,11 @@ std::vector<Stage> make_stages(StableDiffusionPipeline& pipe, const GenerateRequ
   check_argument(request.params.decode, "pictures are to be written: decode must be true");
   check_prompt_batch(request);
   std::vector<Stage> stages{{pipe, request.params}};
+  if (is_refiner(request.refiner)) {  // which alone is told of scores
+    const StableDiffusionParams defaults;
+    stages[0].params.aesthetic_score = defaults.aesthetic_score;
+    stages[0].params.negative_aesthetic_score = defaults.negative_aesthetic_score;
+  }
   validate(stages[0], request.prompts);
   if (request.refiner == nullptr) return stages;
   check_argument(!request.params.denoising_end, "with a refiner, refiner_start says where the model ends");
@@ -119,7 +129,10 @@ void add_further(nlohmann::ordered_json& json, const GenerateRequest& request) {
     if (value != missing) json[name] = value;
   };
   const auto add_size = [&](const char* name, const std::optional<ImageSize>& size) {
-    if (size && (size->height != 0 || size->width != 0)) json[name] = {size->height, size->width};
+    if (size) json[name] = {size->height, size->width};
+  };
+  const auto add_crop = [&](const char* name, const ImageSize& corner) {
+    if (corner.height != 0 || corner.width != 0) json[name] = {corner.height, corner.width};
   };
   const auto add_set = [&](const char* name, const auto& value) {
     if (value) json[name] = *value;
@@ -133,10 +146,10 @@ void add_further(nlohmann::ordered_json& json, const GenerateRequest& request) {
   add_set("denoising_end", params.denoising_end);
   add_size("original_size", params.original_size);
   add_size("target_size", params.target_size);
-  add_size("crops_coords_top_left", params.crops_coords_top_left);
+  add_crop("crops_coords_top_left", params.crops_coords_top_left);
   add_size("negative_original_size", params.negative_original_size);
   add_size("negative_target_size", params.negative_target_size);
-  add_size("negative_crops_coords_top_left", params.negative_crops_coords_top_left);
+  add_crop("negative_crops_coords_top_left", params.negative_crops_coords_top_left);
   add("aesthetic_score", params.aesthetic_score, defaults.aesthetic_score);
   add("negative_aesthetic_score", params.negative_aesthetic_score, defaults.negative_aesthetic_score);
   add("vae_tiling", params.vae.tiling, defaults.vae.tiling);
@@ -242,6 +255,8 @@ void load_control_images(const StableDiffusionPipeline& pipe, const std::vector<
 
 std::string progress_bar(std::int64_t done, std::int64_t total) {
   constexpr std::int64_t kWidth = 40;
+  check_argument(total > 0 && done >= 0 && done <= total, "what is done must be 0 to all, of 1 or more; got {} of {}",
+                 done, total);
   const auto filled = static_cast<std::size_t>(done * kWidth / total);
   return fmt::format("[{}{}] {}/{}", std::string(filled, '#'), std::string(kWidth - filled, ' '), done, total);
 }

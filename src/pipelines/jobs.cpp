@@ -1,7 +1,6 @@
 #include "pipelines/jobs.hpp"
 
 #include <algorithm>
-#include <cctype>
 #include <chrono>
 #include <optional>
 
@@ -74,12 +73,6 @@ fs::path numbered(fs::path file, std::size_t index, std::size_t count, const std
     return file / "";
   }
   return file.parent_path() / (file.stem().string() + number + suffix + file.extension().string());
-}
-
-void check_png(const fs::path& file) {
-  auto extension = file.extension().string();
-  std::ranges::transform(extension, extension.begin(), [](unsigned char c) { return std::tolower(c); });
-  check_argument(extension.empty() || extension == ".png", "pictures are written as .png, got \"{}\"", file.string());
 }
 
 void check_outputs(const JobOptions& options, std::size_t count) {

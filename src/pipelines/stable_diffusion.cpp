@@ -192,7 +192,7 @@ std::int64_t StableDiffusionPipeline::vae_scale_factor() const {
 
 bool StableDiffusionPipeline::shares_latents_with(const StableDiffusionPipeline& other) const {
   return impl_->vae.shares_latents_with(other.impl_->vae) &&
-         impl_->scheduler->keeps_variance() == other.impl_->scheduler->keeps_variance();
+         impl_->scheduler->noise_process() == other.impl_->scheduler->noise_process();
 }
 
 torch::Tensor StableDiffusionPipeline::decode(const torch::Tensor& latents, const VaeOptions& options) const {

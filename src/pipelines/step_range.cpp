@@ -46,6 +46,7 @@ StepRange set_timesteps(Scheduler& scheduler, const StableDiffusionParams& param
       params.num_inference_steps, params.denoising_start.value_or(0),
       params.image.defined() && !params.denoising_start ? fmt::format(" (strength {})", *params.strength) : "",
       params.denoising_end.value_or(1));
+  scheduler.check_begin(range.begin);
   return range;
 }
 

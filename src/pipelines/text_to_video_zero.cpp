@@ -47,7 +47,7 @@ ModelTraits read_traits(const ModelPackage& package, const Autoencoder& vae) {
 /// fractional timesteps.
 std::unique_ptr<Scheduler> make_scheduler(const SchedulerSource& source, std::string_view class_name) {
   auto scheduler = source.make(class_name);
-  check_argument(scheduler->keeps_variance(),
+  check_argument(scheduler->noise_process() == NoiseProcess::kVariancePreserving,
                  "Text2Video-Zero needs a scheduler whose samples are those of DDPM's process, such as ddim, plms or "
                  "dpm++_2m, got {}",
                  scheduler->name());
@@ -123,7 +123,7 @@ struct TextToVideoZeroPipeline::Impl {
                                            .scheduler = *scheduler,
                                            .vae = vae,
                                            .range = parts.first_to_t1,
-                                           .shape = latent_shape(1, first, traits),
+                                           .shape = deepcache::latent_shape(1, first, traits),
                                            .options = latent_options,
                                            .noise = noise});
     auto at_t1 = run(*scheduler, parts.first_to_t1, 0, prepared.latents);
@@ -182,6 +182,23 @@ void TextToVideoZeroPipeline::validate(const std::string& prompt, const TextToVi
 
 TextToVideoZeroParams TextToVideoZeroPipeline::resolve(const TextToVideoZeroParams& params) const {
   return deepcache::resolve(params, impl_->traits);
+}
+
+std::vector<std::int64_t> TextToVideoZeroPipeline::latent_shape(const TextToVideoZeroParams& params) const {
+  const auto& traits = impl_->traits;
+  const auto resolved = resolve(params);
+  check_argument(resolved.video_length >= 1, "video_length must be 1 or above, got {}", resolved.video_length);
+  check_side(resolved.height, "height", traits.vae_scale_factor);
+  check_side(resolved.width, "width", traits.vae_scale_factor);
+  return deepcache::latent_shape(static_cast<std::size_t>(resolved.video_length), first_frame(resolved, traits),
+                                 traits);
+}
+
+torch::Tensor TextToVideoZeroPipeline::decode(const torch::Tensor& latents, const VaeOptions& options) const {
+  check_latents(latents, impl_->traits.latent_channels);
+  impl_->vae.prepare(options, false);
+  const torch::NoGradGuard no_grad;
+  return impl_->vae.decode(latents, options);
 }
 
 std::int64_t TextToVideoZeroPipeline::vae_scale_factor() const {

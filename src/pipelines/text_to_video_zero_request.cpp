@@ -44,11 +44,14 @@ StableDiffusionParams first_frame(const TextToVideoZeroParams& params, const Mod
   return resolve(StableDiffusionParams{.negative_prompt = params.negative_prompt,
                                        .num_inference_steps = params.num_inference_steps,
                                        .guidance_scale = params.guidance_scale,
+                                       .clip_skip = params.clip_skip,
                                        .height = params.height,
                                        .width = params.width,
                                        .seeds = params.seeds,
                                        .eta = params.eta,
-                                       .latents = params.latents},
+                                       .latents = params.latents,
+                                       .prompt_weighting = params.prompt_weighting,
+                                       .max_prompt_chunks = params.max_prompt_chunks},
                  traits);
 }
 

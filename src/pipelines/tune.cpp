@@ -144,18 +144,23 @@ class Tuner {
     add_point(branch, count);
   }
 
-  /// From the longest interval down to two, as long as that is faster than what another branch reached.
+  /// From the longest interval on until one reaches it, then halving what is between that and the one before; as long
+  /// as that is faster than what another branch reached.
   void find_psnr(std::int64_t branch, const StepCost& cost, double min_psnr) {
-    std::int64_t last = 0;
-    for (auto interval = kLongestInterval; interval >= 2; --interval) {
-      const auto count = count_full_steps(num_steps_, interval);
-      if (count == std::exchange(last, count)) continue;
+    std::int64_t too_few = 0, enough = num_steps_;
+    const auto is_enough = [&](std::int64_t count) {
       if (std::ranges::any_of(result_.points, [&](const TunePoint& point) {
             return point.tuned_psnr_db >= min_psnr && point.speedup >= cost.speedup(count);
           }))
-        return;
+        return true;
       add_point(branch, count);
-    }
+      return result_.points.back().tuned_psnr_db >= min_psnr;
+    };
+    const auto narrow = [&](std::int64_t count) { (is_enough(count) ? enough : too_few) = count; };
+    for (auto interval = kLongestInterval; interval >= 2 && enough == num_steps_; --interval)
+      if (const auto count = count_full_steps(num_steps_, interval); count > too_few && count < num_steps_)
+        narrow(count);
+    while (enough - too_few > 1) narrow((too_few + enough) / 2);
   }
 
   bool reaches(const TunePoint& point) const {
@@ -192,6 +197,7 @@ class Tuner {
     const auto& params = request_.params;
     auto json = describe_request({.model = request_.model, .prompts = request_.prompts, .params = params}, pipe_, "");
     json["prompts"] = request_.prompts;
+    if (!params.negative_prompt) json.erase("negative_prompt");  // which isn't always an empty one
     json["model_type"] = pipe_.model_type();
     json["num_branches"] = pipe_.unet().num_branches();
     for (const auto& [name, tensor] :

@@ -31,6 +31,7 @@ class DDPMScheduler final : public SchedulerBase {
   std::string name() const override { return "DDPMScheduler"; }
   std::unique_ptr<Scheduler> clone() const override { return std::make_unique<DDPMScheduler>(*this); }
   bool adds_noise(const StepOptions& /*options*/) const override { return true; }
+  std::int64_t outputs_a_channel() const override { return learns_variance() ? 2 : 1; }
 
  protected:
   Schedule make_schedule(std::int64_t num_inference_steps) const override {
@@ -42,7 +43,6 @@ class DDPMScheduler final : public SchedulerBase {
 
   torch::Tensor take_step(const torch::Tensor& model_output, std::int64_t step_index, const torch::Tensor& sample,
                           const StepOptions& options) override;
-  std::int64_t outputs_a_channel() const override { return learns_variance() ? 2 : 1; }
 
  private:
   bool learns_variance() const {

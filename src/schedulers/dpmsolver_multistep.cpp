@@ -32,7 +32,7 @@ class DPMSolverMultistepScheduler final : public MultistepSolver {
   bool adds_noise(const StepOptions& /*options*/) const override { return is_stochastic(); }
 
  protected:
-  void begin_run(std::int64_t /*step_index*/) override { outputs_.clear(); }
+  void begin_run() override { outputs_.clear(); }
   torch::Tensor take_step(const torch::Tensor& model_output, std::int64_t step_index, const torch::Tensor& sample,
                           const StepOptions& options) override;
 

@@ -22,10 +22,11 @@ class HeunDiscreteScheduler final : public SigmaScheduler {
   std::string name() const override { return "HeunDiscreteScheduler"; }
   std::unique_ptr<Scheduler> clone() const override { return std::make_unique<HeunDiscreteScheduler>(*this); }
   std::int64_t order() const override { return kOrder; }
+  void check_begin(std::int64_t step_index) const override;
 
  protected:
   Schedule make_schedule(std::int64_t num_inference_steps) const override;
-  void begin_run(std::int64_t step_index) override;
+  void begin_run() override { history_ = {}; }
   torch::Tensor take_step(const torch::Tensor& model_output, std::int64_t step_index, const torch::Tensor& sample,
                           const StepOptions& options) override;
 
@@ -48,12 +49,11 @@ Schedule HeunDiscreteScheduler::make_schedule(std::int64_t num_inference_steps) 
           torch::cat({sigmas.slice(0, 0, 1), sigmas.slice(0, 1, -1).repeat_interleave(kOrder), sigmas.slice(0, -1)})};
 }
 
-void HeunDiscreteScheduler::begin_run(std::int64_t step_index) {
+void HeunDiscreteScheduler::check_begin(std::int64_t step_index) const {
   check_argument(step_index % kOrder == 0,
                  "HeunDiscreteScheduler can't begin at step {}, the second half of an inference step; even ones begin "
                  "one",
                  step_index);
-  history_ = {};
 }
 
 torch::Tensor HeunDiscreteScheduler::take_step(const torch::Tensor& model_output, std::int64_t step_index,

@@ -42,7 +42,9 @@ MultistepSolverOptions read_multistep_solver(const ConfigReader& config);
 /// alpha_t is 1 - sigma_t, and they don't.
 class MultistepSolver : public SchedulerBase {
  public:
-  bool keeps_variance() const final { return !options_.flow; }
+  NoiseProcess noise_process() const final {
+    return options_.flow ? NoiseProcess::kFlow : NoiseProcess::kVariancePreserving;
+  }
   torch::Tensor add_noise(const torch::Tensor& original_samples, const torch::Tensor& noise,
                           const torch::Tensor& timesteps) const final;
   torch::Tensor add_noise_at(const torch::Tensor& original_samples, const torch::Tensor& noise,

@@ -32,10 +32,11 @@ class PNDMScheduler final : public SchedulerBase {
 
   std::string name() const override { return "PNDMScheduler"; }
   std::unique_ptr<Scheduler> clone() const override { return std::make_unique<PNDMScheduler>(*this); }
+  void check_begin(std::int64_t step_index) const override;
 
  protected:
   Schedule make_schedule(std::int64_t num_inference_steps) const override;
-  void begin_run(std::int64_t step_index) override;
+  void begin_run() override { history_ = {}; }
   torch::Tensor take_step(const torch::Tensor& model_output, std::int64_t step_index, const torch::Tensor& sample,
                           const StepOptions& options) override;
 
@@ -84,12 +85,11 @@ Schedule PNDMScheduler::make_schedule(std::int64_t num_inference_steps) const {
   return {.timesteps = torch::tensor(calls, torch::kInt64)};
 }
 
-void PNDMScheduler::begin_run(std::int64_t step_index) {
+void PNDMScheduler::check_begin(std::int64_t step_index) const {
   check_argument(step_index == 0 || options_.skip_prk_steps,
                  "PNDMScheduler's Runge-Kutta steps can't begin at step {}, only at 0; other beginnings need "
                  "skip_prk_steps",
                  step_index);
-  history_ = {};
 }
 
 torch::Tensor PNDMScheduler::take_step(const torch::Tensor& model_output, std::int64_t step_index,

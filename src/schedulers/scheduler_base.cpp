@@ -36,7 +36,8 @@ torch::Tensor SchedulerBase::step(const torch::Tensor& model_output, std::int64_
                                   const torch::Tensor& sample, const StepOptions& options) {
   check_step(model_output, step_index, sample, options);
   if (!running_ || step_index == 0) {
-    begin_run(step_index);
+    check_begin(step_index);
+    begin_run();
     running_ = false;
   }
   auto prev_sample = take_step(model_output, step_index, sample, options);
@@ -89,8 +90,8 @@ torch::Tensor SchedulerBase::add_noise(const torch::Tensor& original_samples, co
 
 torch::Tensor SchedulerBase::add_noise_between(const torch::Tensor& samples, const torch::Tensor& noise,
                                                std::int64_t from, std::int64_t to) const {
-  check_argument(keeps_variance(), "{}'s samples aren't those of DDPM's forward process: it can't noise them by that",
-                 name());
+  check_argument(noise_process() == NoiseProcess::kVariancePreserving,
+                 "{}'s samples aren't those of DDPM's forward process: it can't noise them by that", name());
   const auto timesteps = alphas_.size(0);
   check_argument(0 <= from && from <= to && to <= timesteps,
                  "noise is added from a timestep to the same or a later one, from 0 to {}, not from {} to {}",

@@ -39,9 +39,8 @@ class SchedulerBase : public Scheduler {
   /// Whether `step` takes Euler's options, s_churn and what goes with it.
   virtual bool has_churn_options() const { return false; }
 
-  /// Forgets the history of earlier runs: a run begins at `step_index`. May throw std::invalid_argument, before
-  /// anything is forgotten.
-  virtual void begin_run(std::int64_t /*step_index*/) {}
+  /// Forgets the history of earlier runs.
+  virtual void begin_run() {}
 
   /// x_{t-1}, from arguments already checked. A call that throws must leave the history as it was.
   virtual torch::Tensor take_step(const torch::Tensor& model_output, std::int64_t step_index,
@@ -58,9 +57,6 @@ class SchedulerBase : public Scheduler {
   /// For `timesteps` [N], the indices in the run that have them, int64 [N]: the second where a timestep repeats.
   /// @throws std::invalid_argument for a timestep that isn't in the run.
   torch::Tensor indices_for_timesteps(const torch::Tensor& timesteps) const;
-
-  /// Channels of the model's output for one of the sample: 2 if it has learned the variance too.
-  virtual std::int64_t outputs_a_channel() const { return 1; }
 
   /// Training timesteps from one inference step to the next, by integer division whatever the spacing.
   std::int64_t timestep_stride() const { return num_train_timesteps_ / num_inference_steps_; }

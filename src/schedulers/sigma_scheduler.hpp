@@ -28,7 +28,7 @@ struct SigmaOptions {
 /// samples of variance 1.
 class SigmaScheduler : public SchedulerBase {
  public:
-  bool keeps_variance() const final { return false; }
+  NoiseProcess noise_process() const final { return NoiseProcess::kVarianceExploding; }
   double init_noise_sigma() const final;
   torch::Tensor scale_model_input(const torch::Tensor& sample, std::int64_t step_index) const final;
   torch::Tensor add_noise(const torch::Tensor& original_samples, const torch::Tensor& noise,

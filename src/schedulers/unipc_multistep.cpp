@@ -30,7 +30,7 @@ class UniPCMultistepScheduler final : public MultistepSolver {
   std::unique_ptr<Scheduler> clone() const override { return std::make_unique<UniPCMultistepScheduler>(*this); }
 
  protected:
-  void begin_run(std::int64_t /*step_index*/) override { history_ = {}; }
+  void begin_run() override { history_ = {}; }
   torch::Tensor take_step(const torch::Tensor& model_output, std::int64_t step_index, const torch::Tensor& sample,
                           const StepOptions& options) override;
 

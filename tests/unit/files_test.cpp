@@ -1,6 +1,10 @@
 #include "io/files.hpp"
 
 #include <gtest/gtest.h>
+
+#ifndef _WIN32
+#include <sys/stat.h>
+#endif
 #include <torch/serialize.h>
 
 #include <nlohmann/json.hpp>
@@ -58,6 +62,23 @@ TEST(Files, LinksAndDevicesStayWhatTheyAre) {
   write_file(folder.path() / "null", "x");
   EXPECT_TRUE(fs::is_character_file(folder.path() / "null"));
   EXPECT_EQ(files_in(folder.path()).size(), 6U);
+}
+
+TEST(Files, WhatCanBeWrittenIsKnownBefore) {
+  const TemporaryFolder folder;
+  check_writable(folder.path() / "new");
+  write_file(folder.path() / "old", "x");
+  check_writable(folder.path() / "old");
+  EXPECT_EQ(read_file(folder.path() / "old"), "x");
+  fs::create_directory(folder.path() / "taken");
+  for (const auto* name : {"taken", "absent/f"})
+    expect_error<std::runtime_error>([&] { check_writable(folder.path() / name); }, {"can't write", name});
+  EXPECT_EQ(files_in(folder.path()).size(), 2U);
+#ifndef _WIN32
+  const auto pipe = folder.path() / "pipe";
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  check_writable(pipe);  // without waiting for a reader
+#endif
 }
 
 TEST(Files, ReadingErrorsNameTheFile) {

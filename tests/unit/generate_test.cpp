@@ -185,6 +185,30 @@ TEST_F(GenerateTest, RefinersThatCannotGoOn) {
   refuse(with_refiner([](auto&) {}), {"can't go on", "EulerDiscreteScheduler", "DDIMScheduler"});
 }
 
+TEST_F(GenerateTest, TheRefinerIsToldTheAestheticScore) {
+  auto refiner = StableDiffusionPipeline::load(package("sdxl_refiner"));
+  auto asked = request();
+  asked.refiner = &refiner;
+  asked.refiner_start = 0.4;
+  const auto latents = [&](double score) {
+    asked.params.aesthetic_score = score;
+    asked.outputs.latents = folder.path() / "latents.pt";
+    generate(pipe, asked);
+    return load_tensor(asked.outputs.latents);
+  };
+  const auto usual = latents(6);
+  EXPECT_TRUE(latents(6).equal(usual));
+  EXPECT_FALSE(latents(9).equal(usual));
+}
+
+TEST(ProgressBar, ShowsHowFarSomethingIs) {
+  EXPECT_EQ(progress_bar(1, 2), "[####################                    ] 1/2");
+  EXPECT_EQ(progress_bar(0, 1), "[                                        ] 0/1");
+  for (const auto& [done, total] : {std::pair(0, 0), {2, 1}, {-1, 1}})
+    expect_error<std::invalid_argument>([&, done = done, total = total] { progress_bar(done, total); },
+                                        {"must be 0 to all, of 1 or more; got"});
+}
+
 TEST_F(GenerateTest, ReportsSayWhatWasAsked) {
   auto asked = request();
   asked.params.eta = 0.5;

@@ -184,6 +184,16 @@ TEST(ImageMetrics, EqualAndErrors) {
       {"11x11 pixels or more, got [3, 10, 16]"});
 }
 
+TEST(RunReports, TimestepsMayBeUnknown) {
+  RunReport report{.request = R"({"model": "m"})", .cache = {.cache_interval = 2}};
+  report.stats.steps.resize(2);
+  report.stats.steps[0].full = true;
+  EXPECT_NE(report.json().find("\"mode\": \"full\""), std::string::npos);
+  EXPECT_EQ(report.json().find("timestep"), std::string::npos);
+  report.timesteps = {981, 961};
+  EXPECT_NE(report.json().find("\"timestep\": 961.0"), std::string::npos);
+}
+
 TEST(RunReports, AnInfinitePsnrIsValidJson) {
   RunReport report{.request = R"({"model": "m"})"};
   report.compare = {

@@ -349,6 +349,48 @@ TEST_F(PipelineTest, ImagesThatDoNotFit) {
          {"as many masks as images, or one of either, got 3 and 2"});
 }
 
+TEST(PipelineSchedulers, BeginningsAndOutputsThatTheyDoNotHave) {
+  const TemporaryFolder folder;
+  const auto load = [&](const std::function<void(nlohmann::json&)>& edit) {
+    return StableDiffusionPipeline::load(edited_package(folder, "one_layer", "scheduler/scheduler_config.json", edit));
+  };
+  const auto runge_kutta = load([](auto& json) {
+    json["_class_name"] = "PNDMScheduler";
+    json["skip_prk_steps"] = false;
+  });
+  StableDiffusionParams params{.num_inference_steps = 8, .image = torch::zeros({1, 4, 8, 8}), .strength = 0.5};
+  expect_error<std::invalid_argument>([&] { runge_kutta.validate({"x"}, params); },
+                                      {"Runge-Kutta steps can't begin at step 4, only at 0"});
+  params.strength = 1;
+  runge_kutta.validate({"x"}, params);
+  for (const auto* kind : {"learned", "learned_range"})
+    expect_error<std::runtime_error>(
+        [&] {
+          load([&](auto& json) {
+            json["_class_name"] = "DDPMScheduler";
+            json["variance_type"] = kind;
+          });
+        },
+        {"scheduler_config.json", "DDPMScheduler asks for a UNet that has learned the variance"});
+}
+
+TEST(PipelineSchedulers, WhichLatentsTheyShare) {
+  const TemporaryFolder folder;
+  auto base = StableDiffusionPipeline::load(edited_package(folder, "one_layer", "scheduler/scheduler_config.json",
+                                                           [](auto& json) { json["use_flow_sigmas"] = true; }));
+  auto other = StableDiffusionPipeline::load(std::filesystem::path(DEEPCACHE_TEST_DATA) / "packages/one_layer");
+  const std::vector<std::vector<const char*>> kinds{
+      {"ddim", "plms"}, {"euler", "heun"}, {"unipc"}};  // with flow sigmas
+  for (std::size_t i = 0; i < kinds.size(); ++i)
+    for (const auto* mine : kinds[i])
+      for (std::size_t j = 0; j < 2; ++j)
+        for (const auto* theirs : kinds[j]) {
+          base.set_scheduler(mine);
+          other.set_scheduler(theirs);
+          EXPECT_EQ(base.shares_latents_with(other), i == j) << mine << ", " << theirs;
+        }
+}
+
 TEST_F(PipelineTest, PartsOfTheProcess) {
   const auto image = torch::zeros({1, 4, 8, 8});
   refuse([](auto& p) { p.denoising_start = 0.5; }, {"denoising_start needs an image"});

@@ -46,6 +46,41 @@ TEST_F(TextToVideoZeroTest, ShapesAndRanges) {
   EXPECT_EQ(pipe.vae_scale_factor(), 8);
 }
 
+TEST_F(TextToVideoZeroTest, LatentsAreDecodedAfterwards) {
+  const auto params = quick();
+  const auto result = pipe("red heart", params);
+  EXPECT_EQ(pipe.latent_shape(params), result.latents.sizes().vec());
+  EXPECT_EQ(pipe.latent_shape({.video_length = 3}), (std::vector<std::int64_t>{3, 4, 16, 16}));
+  EXPECT_TRUE(pipe.decode(result.latents).equal(result.frames));
+  EXPECT_LT((pipe.decode(result.latents, {.slicing = true}) - result.frames).abs().max().item<float>(), 1e-5);
+  expect_error<std::invalid_argument>(
+      [&] {
+        pipe.decode(torch::ones({4, 8, 8}));
+      },
+      {"[B, 4, h, w], got Float [4, 8, 8]"});
+  expect_error<std::invalid_argument>([&] { pipe.latent_shape({.video_length = 0}); }, {"video_length", "got 0"});
+  expect_error<std::invalid_argument>([&] { pipe.latent_shape({.width = 12}); }, {"width must be a positive multiple"});
+}
+
+TEST_F(TextToVideoZeroTest, PromptsAreReadAsStableDiffusionReadsThem) {
+  const auto latents = [&](const std::string& prompt, const std::function<void(TextToVideoZeroParams&)>& edit) {
+    auto params = quick();
+    params.decode = false;
+    edit(params);
+    return pipe(prompt, params).latents;
+  };
+  const auto weighted = [](TextToVideoZeroParams& p) { p.prompt_weighting = true; };
+  const auto usual = [](TextToVideoZeroParams&) {};
+  const auto plain = latents("a red heart", usual);
+  EXPECT_TRUE(latents("a red heart", weighted).allclose(plain, 1e-4, 1e-4));
+  EXPECT_FALSE(latents("a (red:1.5) heart", weighted).allclose(plain, 1e-4, 1e-4));
+  std::string longer = "red";
+  for (int i = 0; i < 99; ++i) longer += " heart";
+  EXPECT_FALSE(latents(longer, [](auto& p) { p.max_prompt_chunks = 2; }).allclose(latents(longer, usual), 1e-4, 1e-4));
+  refuse([](auto& p) { p.max_prompt_chunks = 0; }, {"max_prompt_chunks must be 1 or above, got 0"});
+  refuse([](auto& p) { p.clip_skip = -1; }, {"clip_skip must be 0 to", "got -1"});
+}
+
 TEST_F(TextToVideoZeroTest, WhatIsLeftToTheModel) {
   const auto params = pipe.resolve({.video_length = 3});
   EXPECT_EQ(std::tie(params.height, params.width), std::make_tuple(128, 128));

@@ -195,6 +195,8 @@ TEST_F(Tune, GoesOnFromWhatWasTried) {
 
   asked.params.negative_prompt = "blue";
   expect_error<std::invalid_argument>([&] { tune(pipe, asked); }, {"progress.json is what another request's"});
+  asked.params.negative_prompt = "";  // SDXL takes zeros where there is none
+  expect_error<std::invalid_argument>([&] { tune(pipe, asked); }, {"progress.json is what another request's"});
   asked.params.negative_prompt.reset();
   asked.model = "another";
   expect_error<std::invalid_argument>([&] { tune(pipe, asked); }, {"progress.json is what another request's"});
@@ -228,13 +230,26 @@ TEST_F(Tune, LooksForASpeedupOrAPsnr) {
   const auto poor = tune(pipe, asked);
   EXPECT_TRUE(poor.reached);
   EXPECT_EQ(poor.points.size(), 1U);
-  asked.min_psnr = 99;
+  asked.min_psnr = 1000;
   const auto perfect = tune(pipe, asked);
   EXPECT_FALSE(perfect.reached);
-  EXPECT_EQ(perfect.points.front().policy.full_steps.size(), 4U);
+  EXPECT_EQ(perfect.points.front().policy.full_steps.size(), 7U);
   for (std::size_t i = 1; i < perfect.points.size(); ++i)
     EXPECT_LT(perfect.points[i].policy.full_steps.size(), perfect.points[i - 1].policy.full_steps.size());
   for (const auto& point : perfect.points) EXPECT_LE(point.tuned_psnr_db, perfect.best.tuned_psnr_db);
+
+  const auto six =
+      std::ranges::find(perfect.points, 6U, [](const auto& point) { return point.policy.full_steps.size(); });
+  ASSERT_NE(six, perfect.points.end());
+  asked.min_psnr = six->tuned_psnr_db;
+  const auto near = tune(pipe, asked);
+  EXPECT_TRUE(near.reached);
+  const auto fewest = near.best.policy.full_steps.size();
+  EXPECT_LE(fewest, 6U);
+  const auto tried_before =
+      std::ranges::find(near.points, fewest - 1, [](const auto& point) { return point.policy.full_steps.size(); });
+  ASSERT_NE(tried_before, near.points.end());
+  EXPECT_LT(tried_before->tuned_psnr_db, *asked.min_psnr);
 }
 
 TEST_F(Tune, TriesBranches) {
