@@ -26,6 +26,7 @@ struct CompareFlags : cli::Options {
 void run(CompareFlags& flags) {
   std::vector<fs::path> outputs{flags.page, flags.contact_sheet, flags.report};
   std::erase(outputs, fs::path());
+  check_png(flags.contact_sheet);
   check_distinct(outputs);
   for (const auto& file : outputs) check_writable(file);
   auto pipe = cli::load_model(flags);

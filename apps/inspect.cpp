@@ -245,7 +245,7 @@ void print_table(const Options& o, const Inspection& inspection) {
 void add_inspect(CLI::App& app) {
   auto* command = app.add_subcommand("inspect", "What each branch of a UNet would hold and save");
   auto o = std::make_shared<Options>();
-  command->add_option("model", o->model, "Model package folder, or file of a traced UNet")->required();
+  command->add_option("-m,--model,model", o->model, "Model package folder, or file of a traced UNet")->required();
   command->add_option("--latent-size", o->latent_size, "Height x width, as 64x64; default: the model's own")
       ->delimiter('x')
       ->check(CLI::Range(1, 65536));

@@ -53,7 +53,7 @@ void paint_classes(GenerateFlags& flags) {
                                .latents = asked.latents};
   flags.take("--steps", asked.num_inference_steps, given.num_inference_steps);
   if (asked.guidance_scale) given.guidance_scale = *asked.guidance_scale;
-  const auto shape = pipe.latent_shape(1, given);
+  given = pipe.resolve(given);
   const auto paint = [&](std::int64_t label, const StepCallback& callback) {
     auto params = given;
     params.callback = callback;
@@ -71,8 +71,8 @@ void paint_classes(GenerateFlags& flags) {
                                               {"eta", given.eta},
                                               {"seeds", given.seeds},
                                               {"batch_size", given.num_images_per_label},
-                                              {"width", shape[3] * pipe.vae_scale_factor()},
-                                              {"height", shape[2] * pipe.vae_scale_factor()},
+                                              {"width", given.width},
+                                              {"height", given.height},
                                               {"init_latents", given.latents.defined()}},
                                   .caption = fmt::format("class {}", label)}},
                     .run = [&, label](const StepCallback& callback) { return paint(label, both(flags, callback)); },

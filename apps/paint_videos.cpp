@@ -28,8 +28,11 @@ StableVideoDiffusionParams image_to_video_params(const GenerateFlags& o) {
 
 TextToVideoZeroParams text_to_video_params(const GenerateFlags& o) {
   TextToVideoZeroParams params{.negative_prompt = o.request.params.negative_prompt,
+                               .clip_skip = o.request.params.clip_skip,
                                .seeds = o.request.params.seeds,
                                .latents = o.request.params.latents,
+                               .prompt_weighting = o.request.params.prompt_weighting,
+                               .max_prompt_chunks = o.request.params.max_prompt_chunks,
                                .vae = o.request.params.vae};
   o.take("--steps", o.request.params.num_inference_steps, params.num_inference_steps);
   o.take("--width", o.request.params.width, params.width);
@@ -104,12 +107,12 @@ void paint_text_to_video(GenerateFlags& flags) {
                    .latents = result.latents,
                    .cancelled = result.cancelled};
   };
-  const auto warm_up = [&](const std::string& prompt) {  // its parts too, of which there are three
+  const auto warm_up = [&](const std::string& prompt) {  // to the second step of all frames
     auto short_run = params;
-    short_run.num_inference_steps = 4;
-    short_run.t0 = 1;
-    short_run.t1 = 2;
-    pipe(prompt, short_run);
+    short_run.callback = [steps = 0, &params](const PipelineStep& step) mutable {
+      return step.latents.size(0) < params.video_length || ++steps < 2;
+    };
+    pipe.decode(pipe(prompt, short_run).latents, params.vae);
   };
   std::vector<Job> jobs;
   for (const auto& prompt : flags.request.prompts) {
@@ -117,9 +120,12 @@ void paint_text_to_video(GenerateFlags& flags) {
     jobs.push_back({.subjects = {{.request = {{"model", flags.request.model},
                                               {"prompt", prompt},
                                               {"negative_prompt", params.negative_prompt.value_or("")},
+                                              {"prompt_weighting", params.prompt_weighting},
+                                              {"max_prompt_chunks", params.max_prompt_chunks},
                                               {"scheduler", pipe.scheduler_name()},
                                               {"steps", params.num_inference_steps},
                                               {"guidance_scale", params.guidance_scale},
+                                              {"clip_skip", params.clip_skip},
                                               {"seeds", params.seeds},
                                               {"width", params.width},
                                               {"height", params.height},

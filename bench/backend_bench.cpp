@@ -3,6 +3,7 @@
 //   backend_bench build/bench/sd15_narrow/unet.pt build/bench/sd15_narrow/unet.pt2
 
 #include <ATen/Parallel.h>
+#include <deepcache/cli.hpp>
 #include <deepcache/helper.hpp>
 
 #include <CLI/CLI.hpp>
@@ -34,7 +35,7 @@ void add_flags(CLI::App& app, Options& o) {
        std::initializer_list<std::pair<const char*, Size&>>{{"--latent-size", o.latent_size}, {"--text", o.text}})
     app.add_option(flag, size, "As 32x32; what the compiled one takes")->delimiter('x')->check(CLI::Range(1, 4096));
   app.add_option("--batch", o.batch, "Batch size")->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--branch", o.branch, "cache_branch_id")->capture_default_str();
+  app.add_option("--branch", o.branch, "cache_branch_id")->check(CLI::NonNegativeNumber)->capture_default_str();
   app.add_option("--threads", o.threads, "CPU threads")->check(CLI::PositiveNumber)->capture_default_str();
   app.add_option("--rounds", o.rounds, "Each runs every kind of step once")->check(CLI::PositiveNumber);
 }
@@ -91,20 +92,11 @@ void measure(const Options& o) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app("A step of a compiled UNet beside the same step of the traced one");
+  CLI::App app("A step of a compiled UNet beside the same step of the traced one", "backend_bench");
   Options options;
   add_flags(app, options);
-  try {
-    app.parse(argc, argv);
+  return deepcache::cli::run(app, argc, argv, [&] {
     at::set_num_threads(options.threads);
     measure(options);
-    return 0;
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;
-  } catch (const c10::Error& error) {
-    std::fprintf(stderr, "backend_bench: %s\n", error.what_without_backtrace());
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "backend_bench: %s\n", error.what());
-  }
-  return 2;
+  });
 }

@@ -6,6 +6,7 @@
 // written. With --macs, the multiply-accumulates of one uncached run of a picture are written instead.
 
 #include <ATen/Parallel.h>
+#include <deepcache/cli.hpp>
 #include <deepcache/deepcache.hpp>
 
 #include <CLI/CLI.hpp>
@@ -63,20 +64,11 @@ void run(const Options& o) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app("Whole text-to-image runs, one for each line read");
+  CLI::App app("Whole text-to-image runs, one for each line read", "pipeline_bench");
   Options options;
   add_flags(app, options);
-  try {
-    app.parse(argc, argv);
+  return deepcache::cli::run(app, argc, argv, [&] {
     at::set_num_threads(options.threads);
     run(options);
-    return 0;
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;
-  } catch (const c10::Error& error) {
-    std::fprintf(stderr, "pipeline_bench: %s\n", error.what_without_backtrace());
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "pipeline_bench: %s\n", error.what());
-  }
-  return 2;
+  });
 }

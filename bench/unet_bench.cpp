@@ -4,6 +4,7 @@
 //   unet_bench --package models/emoji --latent-size 16x16 --text 24x96 --rounds 300
 
 #include <ATen/Parallel.h>
+#include <deepcache/cli.hpp>
 #include <deepcache/helper.hpp>
 #include <deepcache/run_report.hpp>
 
@@ -85,7 +86,9 @@ void add_flags(CLI::App& app, Options& o) {
   app.add_option("--batch", o.batch, "Batch size")->check(CLI::PositiveNumber)->capture_default_str();
   add_size("--text", o.text, "Prompt length x width of its embedding");
   app.add_option("--threads", o.steps.threads, "CPU threads")->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--branch", o.steps.cache_branch_id, "cache_branch_id")->capture_default_str();
+  app.add_option("--branch", o.steps.cache_branch_id, "cache_branch_id")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   app.add_option("--rounds", o.rounds, "Each runs every kind of step once")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
@@ -373,11 +376,10 @@ void report(const Options& o, const Result& r) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app("What a cached step of a UNet costs beside a full one, and what the helper adds");
+  CLI::App app("What a cached step of a UNet costs beside a full one, and what the helper adds", "unet_bench");
   Options options;
   add_flags(app, options);
-  try {
-    app.parse(argc, argv);
+  return deepcache::cli::run(app, argc, argv, [&] {
     at::set_num_threads(options.steps.threads);
     if (options.serve) {
       const auto source = source_of(options);
@@ -386,13 +388,5 @@ int main(int argc, char** argv) {
     } else {
       report(options, measure(options));
     }
-    return 0;
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;
-  } catch (const c10::Error& error) {
-    std::fprintf(stderr, "unet_bench: %s\n", error.what_without_backtrace());
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "unet_bench: %s\n", error.what());
-  }
-  return 2;
+  });
 }

@@ -296,6 +296,7 @@ class OutputTest(GenerateTest):
             (("--tolerances", 2), "tolerance must be above 0 and below 1, got 2"),
             (("--report", "same", "-o", "same"), "two outputs would have the name same"),
             (("-o", "none/page.html"), "none"),
+            (("--contact-sheet", "c.jpg"), 'pictures are written as .png, got "c.jpg"'),
             (("--prompt-batch", 2), "--prompt-batch"),
         ):
             result = self.run_program(*compare, *arguments)
@@ -360,6 +361,13 @@ class OutputTest(GenerateTest):
             result = self.run_program(program, "absent", *arguments[1:])
             self.assertEqual(result.returncode, 2)
             self.assertIn("absent", result.stderr)
+        for message, program, *arguments in (
+            ('HEIGHT and WIDTH must be whole numbers, got "64x"', "img2vid", "absent", "i.png", "d.apng", 64, "64x"),
+            ("usage: unconditional PACKAGE COUNT OUTPUT", "unconditional", "absent", "2x", "f"),
+        ):
+            result = self.run_program(program, *arguments)
+            self.assertEqual(result.returncode, 2)
+            self.assertIn(message, result.stderr)
 
 
 class BadInputTest(GenerateTest):

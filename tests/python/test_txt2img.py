@@ -273,6 +273,11 @@ class BadInputTest(Txt2ImgTest):
         self.expect_refused("--steps", "--steps", "many")
         self.expect_refused("--magic", "--magic")
         self.expect_refused("excludes", "--compare", "--no-cache")
+        self.expect_refused("--cache-interval excludes --no-cache", "--no-cache", "--cache-interval", 5)
+        self.expect_refused("--skip-mode: 4 not in {adaptive,", "--skip-mode", 4)
+        self.expect_refused(
+            "full_steps must be below the run's 3 calls", "--steps", 3, "--skip-mode", "list", "--full-steps", "0,3"
+        )
         self.expect_refused("requires", "--contact-sheet", "s.png")
         self.expect_refused("(?i)argument|was not expected", "red", "heart")
         broken = b"\xff".decode(errors="surrogateescape")
