@@ -1,6 +1,7 @@
 # make demo: builds, and shows what DeepCache does. make test: builds, and runs all tests. make bench: builds, and measures
 # beside other packages (BENCH_ARGS: flags of bench/compare.py). All install what is missing. The library's sources are
-# compiled by sixteens, which is sooner done; where you change them, configure by CMake without that.
+# compiled by sixteens, which is sooner done; where you change them, configure by CMake without that, or with
+# CMAKE_FLAGS=-DCMAKE_UNITY_BUILD=OFF (flags for CMake).
 
 BUILD ?= build
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
@@ -9,7 +10,7 @@ export Torch_DIR CMAKE_PREFIX_PATH
 
 # Where LibTorch is: what the environment names, or else the wheel in the virtual environment.
 TORCH_FLAG = $(if $(Torch_DIR)$(CMAKE_PREFIX_PATH),,-DCMAKE_PREFIX_PATH="$$($(PYTHON) -W ignore -c 'import torch; print(torch.utils.cmake_prefix_path)')")
-CONFIGURE = cmake -S . -B $(BUILD) -G Ninja -DCMAKE_CXX_COMPILER_LAUNCHER=ccache -DCMAKE_UNITY_BUILD=ON $(TORCH_FLAG)
+CONFIGURE = cmake -S . -B $(BUILD) -G Ninja -DCMAKE_CXX_COMPILER_LAUNCHER=ccache -DCMAKE_UNITY_BUILD=ON $(TORCH_FLAG) $(CMAKE_FLAGS)
 
 .PHONY: all demo test bench setup setup-python setup-peers
 all: setup
