@@ -99,9 +99,9 @@ class Scheduler {
   /// What its samples are. One scheduler can go on with another's if they are the same.
   virtual NoiseProcess noise_process() const { return NoiseProcess::kVariancePreserving; }
 
-  /// @throws std::invalid_argument if `step` can't begin a run at this index: in the middle of Heun's step of two
-  /// calls,
-  ///         or with PNDM's Runge-Kutta steps anywhere but at 0.
+  /// Whether `step` can begin a run at this index: not in the middle of Heun's step of two calls, and with PNDM's
+  /// Runge-Kutta steps at 0 alone.
+  /// @throws std::invalid_argument if it can't.
   virtual void check_begin(std::int64_t /*step_index*/) const {}
 
   /// Channels of the model's output for one of the sample: 2 if it has learned the variance too.

@@ -115,9 +115,8 @@ class TextToVideoZeroPipeline {
   std::int64_t vae_scale_factor() const;
 
   /// Another scheduler with the package's settings, as in `load`.
-  /// @throws std::invalid_argument if it isn't known, or steps from sigma to sigma. @throws std::runtime_error if it
-  /// can't
-  ///         be run with a setting.
+  /// @throws std::invalid_argument if it isn't known, or steps from sigma to sigma.
+  /// @throws std::runtime_error if it can't be run with a setting.
   void set_scheduler(std::string_view class_name);
   /// `Scheduler::configured_name`.
   std::string scheduler_name() const;

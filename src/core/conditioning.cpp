@@ -11,25 +11,11 @@ namespace deepcache {
 namespace jit = torch::jit;
 namespace {
 
+constexpr std::size_t kChangingInputs = 2;
+
 bool has_tensors_only(const jit::Node& node) {
   return std::ranges::all_of(
       node.outputs(), [](const jit::Value* output) { return output->type()->isSubtypeOf(*c10::TensorType::get()); });
-}
-
-/// What is computed, directly or not, of the inputs that stay the same and of constants alone.
-std::unordered_set<const jit::Node*> unchanging_nodes(const jit::Graph& graph) {
-  std::unordered_set<const jit::Value*> values;
-  for (std::size_t i = kChangingInputs; i < graph.inputs().size(); ++i) values.insert(graph.inputs()[i]);
-  std::unordered_set<const jit::Node*> nodes;
-  for (const auto* node : graph.nodes()) {
-    const bool unchanging =
-        node->blocks().empty() && !node->hasSideEffects() && !node->isNondeterministic() &&
-        std::ranges::all_of(node->inputs(), [&](const jit::Value* input) { return values.contains(input); });
-    if (!unchanging) continue;
-    nodes.insert(node);
-    values.insert(node->outputs().begin(), node->outputs().end());
-  }
-  return nodes;
 }
 
 /// The position of a node's output.
@@ -39,9 +25,10 @@ struct Place {
 
 /// The tensors at which to split: unchanging, and read by what changes. Lists and numbers are made of them anew.
 std::vector<Place> find_places(jit::Graph& graph) {
-  const auto unchanging = unchanging_nodes(graph);
+  const auto unchanging = unchanging_values(graph);
   const auto kept = [&](const jit::Node* node) {
-    return unchanging.contains(node) && node->kind() != c10::prim::Constant && has_tensors_only(*node);
+    return !node->outputs().empty() && unchanging.contains(node->outputs()[0]) && node->kind() != c10::prim::Constant &&
+           has_tensors_only(*node);
   };
   std::vector<Place> places;
   std::size_t position = 0;
@@ -62,6 +49,18 @@ std::vector<jit::Value*> values_at(const std::vector<Place>& places, jit::Graph&
 }
 
 }  // namespace
+
+std::unordered_set<const jit::Value*> unchanging_values(const jit::Graph& graph) {
+  std::unordered_set<const jit::Value*> values;
+  for (std::size_t i = kChangingInputs; i < graph.inputs().size(); ++i) values.insert(graph.inputs()[i]);
+  for (const auto* node : graph.nodes()) {
+    const bool unchanging =
+        node->blocks().empty() && !node->hasSideEffects() && !node->isNondeterministic() &&
+        std::ranges::all_of(node->inputs(), [&](const jit::Value* input) { return values.contains(input); });
+    if (unchanging) values.insert(node->outputs().begin(), node->outputs().end());
+  }
+  return values;
+}
 
 ConditioningSplit split_conditioning(const Graph& graph) {
   const auto places = writes_in_place(*graph->block()) ? std::vector<Place>() : find_places(*graph);

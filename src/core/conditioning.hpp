@@ -1,17 +1,15 @@
 #pragma once
 
 #include <cstddef>
+#include <unordered_set>
 #include <vector>
 
 #include "core/torchscript.hpp"
 
 namespace deepcache {
 
-/// A graph's first inputs, the sample and the timestep, change from step to step; the others, such as text embeddings
-/// and control images, stay the same in a run.
-constexpr std::size_t kChangingInputs = 2;
-
-/// A graph in two.
+/// A graph in two. Its first two inputs, the sample and the timestep, change from step to step; the others, such as
+/// text embeddings and control images, stay the same in a run.
 struct ConditioningSplit {
   Graph conditioning;               ///< of what stays the same; returns tensors
   std::vector<std::size_t> inputs;  ///< which of the graph's inputs that takes
@@ -20,6 +18,10 @@ struct ConditioningSplit {
   /// Of the graph's inputs, those.
   std::vector<c10::IValue> unchanging(const std::vector<c10::IValue>& graph_inputs) const;
 };
+
+/// What stays the same in a run: those other inputs, and what is computed, directly or not, of them and of constants
+/// alone.
+std::unordered_set<const torch::jit::Value*> unchanging_values(const torch::jit::Graph& graph);
 
 /// Splits a graph, which isn't changed. One that writes in place is left whole.
 ConditioningSplit split_conditioning(const Graph& graph);

@@ -46,16 +46,6 @@ bool is_computed_from(const jit::Value* value, const jit::Value* source) {
   return false;
 }
 
-/// Whether both operands are computed from inputs that change from step to step: not what the network is told besides,
-/// such as two kinds of embeddings, or a picture beside the sample.
-bool changes(const jit::Node& concatenation, const jit::Graph& graph) {
-  const auto inputs = graph.inputs().slice(0, std::min(graph.inputs().size(), kChangingInputs));
-  return std::ranges::all_of(concatenation.input(0)->node()->inputs(), [&](const jit::Value* operand) {
-    return std::ranges::any_of(
-        inputs, [&](const jit::Value* input) { return operand == input || is_computed_from(operand, input); });
-  });
-}
-
 /// What comes from the deep layers.
 jit::Value* feature(const jit::Node& concatenation) {
   return concatenation.input(0)->node()->input(deep_operand(concatenation));
@@ -69,9 +59,15 @@ jit::Value* feature(const Graph& graph, std::int64_t cache_branch_id) {
 }  // namespace
 
 std::vector<jit::Node*> skip_concatenations(const Graph& graph) {
+  const auto unchanging = unchanging_values(*graph);
+  const auto is_skip = [&](const jit::Node& node) {
+    return is_concatenation_of_two(node) &&
+           std::ranges::none_of(node.input(0)->node()->inputs(),
+                                [&](const jit::Value* operand) { return unchanging.contains(operand); });
+  };
   std::vector<jit::Node*> places;
   for (auto* node : graph->nodes()) {
-    if (is_concatenation_of_two(*node) && changes(*node, *graph)) places.push_back(node);
+    if (is_skip(*node)) places.push_back(node);
     for (const auto* inner : node->blocks())
       check_argument(!has_concatenation_of_two(*inner),
                      "a skip concatenation sits inside control flow, as in a scripted module: export the UNet with "

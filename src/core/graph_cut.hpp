@@ -15,7 +15,7 @@ struct GraphCut {
 };
 
 /// The skip concatenations of a traced UNet in the order of execution: `aten::cat` along dimension 1 of two tensors
-/// that are computed from the first two inputs, the sample and the timestep.
+/// that change from step to step (`unchanging_values`): not of what the network is told besides.
 /// @throws std::invalid_argument if there is none, or if one sits inside control flow.
 std::vector<torch::jit::Node*> skip_concatenations(const Graph& graph);
 

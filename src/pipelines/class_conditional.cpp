@@ -16,6 +16,7 @@
 #include "pipelines/checks.hpp"
 #include "pipelines/denoising_loop.hpp"
 #include "pipelines/load_unet.hpp"
+#include "pipelines/prepare_latents.hpp"
 #include "pipelines/scheduler_source.hpp"
 
 namespace deepcache {
@@ -97,10 +98,13 @@ struct ClassConditionalPipeline::Impl {
   }
 
   /// All that can be wrong with a request is found here, before anything is computed.
-  void check(const std::vector<std::int64_t>& class_labels, const ClassConditionalParams& params) const {
+  ClassConditionalParams check(const std::vector<std::int64_t>& class_labels,
+                               const ClassConditionalParams& asked) const {
+    auto params = resolve(asked);
     check_request(class_labels, params, traits);
     check_eta(params.eta, *scheduler);
     scheduler->clone()->set_timesteps(params.num_inference_steps);  // not the pipeline's own, which may be in a run
+    return params;
   }
 
   /// [B, 1, D]; under guidance [2B, 1, D], the unconditional half first.
@@ -114,16 +118,15 @@ struct ClassConditionalPipeline::Impl {
   /// One after the other: comparing a picture's latents with the codebook takes the memory of all their distances.
   torch::Tensor decode(const torch::Tensor& latents) const { return vae.decode(latents, {.slicing = true}); }
 
-  ClassConditionalResult run(const std::vector<std::int64_t>& class_labels, const ClassConditionalParams& params) {
-    check(class_labels, params);
+  ClassConditionalResult run(const std::vector<std::int64_t>& class_labels, const ClassConditionalParams& asked) {
+    const auto params = check(class_labels, asked);
     const torch::NoGradGuard no_grad;
     scheduler->set_timesteps(params.num_inference_steps);
     const auto options = torch::TensorOptions().dtype(dtype).device(device);
     const bool guided = params.guidance_scale != 1;  // also below it, as in the original
     NoiseGenerator noise(params.seeds);
-    const auto initial = params.latents.defined()
-                             ? params.latents.to(options)
-                             : noise.randn(shape_of_latents(class_labels.size(), params, traits), options);
+    const auto initial =
+        initial_noise(params.latents, shape_of_latents(class_labels.size(), params, traits), options, noise);
     const auto result =
         denoise(unet, *scheduler, {.begin = 0, .end = scheduler->timesteps().size(0)},
                 {.latents = initial * scheduler->init_noise_sigma()},
@@ -166,17 +169,17 @@ ClassConditionalPipeline ClassConditionalPipeline::load(const std::filesystem::p
 
 ClassConditionalResult ClassConditionalPipeline::operator()(std::int64_t class_label,
                                                             const ClassConditionalParams& params) {
-  return impl_->run({class_label}, resolve(params));
+  return impl_->run({class_label}, params);
 }
 
 ClassConditionalResult ClassConditionalPipeline::operator()(const std::vector<std::int64_t>& class_labels,
                                                             const ClassConditionalParams& params) {
-  return impl_->run(class_labels, resolve(params));
+  return impl_->run(class_labels, params);
 }
 
 void ClassConditionalPipeline::validate(const std::vector<std::int64_t>& class_labels,
                                         const ClassConditionalParams& params) const {
-  impl_->check(class_labels, resolve(params));
+  impl_->check(class_labels, params);
 }
 
 ClassConditionalParams ClassConditionalPipeline::resolve(const ClassConditionalParams& params) const {

@@ -4,12 +4,10 @@
 
 #include <algorithm>
 
+#include "pipelines/checks.hpp"
+
 namespace deepcache {
 namespace {
-
-torch::Tensor as_batch(const torch::Tensor& pictures) {
-  return pictures.dim() == 3 ? pictures.unsqueeze(0) : pictures;
-}
 
 /// The pictures over and over, until there are `count`.
 torch::Tensor repeat_to(std::int64_t count, const torch::Tensor& pictures) {
@@ -22,8 +20,7 @@ torch::Tensor encode(const LatentSources& from, const torch::Tensor& image) {
 }
 
 torch::Tensor initial_noise(const LatentSources& from) {
-  const auto& given = from.params.latents;
-  return given.defined() ? given.to(from.options) : from.noise.randn(from.shape, from.options);
+  return initial_noise(from.params.latents, from.shape, from.options, from.noise);
 }
 
 PreparedLatents image_to_image(const LatentSources& from) {
@@ -76,6 +73,22 @@ PreparedLatents inpainting(const LatentSources& from) {
 }
 
 }  // namespace
+
+torch::Tensor initial_noise(const torch::Tensor& given, const std::vector<std::int64_t>& shape,
+                            const torch::TensorOptions& options, NoiseGenerator& noise) {
+  return given.defined() ? given.to(options) : noise.randn(shape, options);
+}
+
+torch::Tensor decode_latents(const Autoencoder& vae, const torch::Tensor& latents, const VaeOptions& options) {
+  check_latents(latents, vae.config().latent_channels);
+  vae.prepare(options, false);
+  const torch::NoGradGuard no_grad;
+  return vae.decode(latents, options);
+}
+
+torch::Tensor as_batch(const torch::Tensor& pictures) {
+  return pictures.dim() == 3 ? pictures.unsqueeze(0) : pictures;
+}
 
 PreparedLatents prepare_latents(const LatentSources& sources) {
   if (sources.params.mask.defined()) return inpainting(sources);

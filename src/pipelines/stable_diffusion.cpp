@@ -196,11 +196,7 @@ bool StableDiffusionPipeline::shares_latents_with(const StableDiffusionPipeline&
 }
 
 torch::Tensor StableDiffusionPipeline::decode(const torch::Tensor& latents, const VaeOptions& options) const {
-  const auto channels = impl_->traits.latent_channels;
-  check_latents(latents, channels);
-  impl_->vae.prepare(options, false);
-  const torch::NoGradGuard no_grad;
-  return impl_->vae.decode(latents, options);
+  return decode_latents(impl_->vae, latents, options);
 }
 
 void StableDiffusionPipeline::set_scheduler(std::string_view class_name) {

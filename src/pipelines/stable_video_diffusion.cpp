@@ -17,6 +17,7 @@
 #include "pipelines/checks.hpp"
 #include "pipelines/denoising_loop.hpp"
 #include "pipelines/load_unet.hpp"
+#include "pipelines/prepare_latents.hpp"
 #include "pipelines/scheduler_source.hpp"
 #include "pipelines/video_request.hpp"
 
@@ -50,10 +51,6 @@ void check_takes_video(const UNet& unet) {
   check_data(std::ranges::is_permutation(names, expected),
              "unet/model.pt isn't a UNet with a temporal axis, for videos: its inputs are {}; expected {}",
              fmt::join(names, ", "), fmt::join(expected, ", "));
-}
-
-torch::Tensor as_batch(const torch::Tensor& image) {
-  return image.dim() == 3 ? image.unsqueeze(0) : image;
 }
 
 /// Images [n, 3, H, W] of the size of the video's frames, float32 in [0, 1].
@@ -111,9 +108,8 @@ struct StableVideoDiffusionPipeline::Impl {
                                    .repeat_interleave(params.num_videos_per_prompt, 0)
                                    .unsqueeze(1)
                                    .repeat({1, *params.num_frames, 1, 1, 1});
-    const auto first = params.latents.defined()
-                           ? params.latents.to(tensor_options())
-                           : noise.randn(deepcache::latent_shape(images.size(0), params, traits), tensor_options());
+    const auto first =
+        initial_noise(params.latents, deepcache::latent_shape(images.size(0), params, traits), tensor_options(), noise);
     return {.latents = first * scheduler->init_noise_sigma(),
             .extra_channels = image_latents,
             .unconditional_extra_channels = torch::zeros_like(image_latents)};

@@ -195,10 +195,7 @@ std::vector<std::int64_t> TextToVideoZeroPipeline::latent_shape(const TextToVide
 }
 
 torch::Tensor TextToVideoZeroPipeline::decode(const torch::Tensor& latents, const VaeOptions& options) const {
-  check_latents(latents, impl_->traits.latent_channels);
-  impl_->vae.prepare(options, false);
-  const torch::NoGradGuard no_grad;
-  return impl_->vae.decode(latents, options);
+  return decode_latents(impl_->vae, latents, options);
 }
 
 std::int64_t TextToVideoZeroPipeline::vae_scale_factor() const {

@@ -11,6 +11,7 @@
 #include "pipelines/checks.hpp"
 #include "pipelines/denoising_loop.hpp"
 #include "pipelines/load_unet.hpp"
+#include "pipelines/prepare_latents.hpp"
 #include "pipelines/scheduler_source.hpp"
 
 namespace deepcache {
@@ -80,8 +81,7 @@ struct UnconditionalPipeline::Impl {
     scheduler->set_timesteps(*params.num_inference_steps);
     const auto options = torch::TensorOptions().dtype(dtype).device(device);
     NoiseGenerator noise(params.seeds);
-    const auto initial =
-        params.latents.defined() ? params.latents.to(options) : noise.randn(latent_shape(params), options);
+    const auto initial = initial_noise(params.latents, latent_shape(params), options, noise);
     const auto result = denoise(
         unet, *scheduler, {.begin = 0, .end = scheduler->timesteps().size(0)},
         {.latents = initial * scheduler->init_noise_sigma()}, {},

@@ -109,7 +109,9 @@ TEST(GraphCut, WhatTheNetworkIsToldBesidesCountsForNothing) {
   const auto step = split_conditioning(graph).step;
   const auto of_step = skip_concatenations(step);
   ASSERT_EQ(of_step.size(), 1U);
-  EXPECT_EQ(of_step[0]->input(0)->node()->inputs().size(), 2U);
+  const auto operands = of_step[0]->input(0)->node()->inputs();
+  EXPECT_EQ(operands.size(), 2U);
+  EXPECT_EQ(operands[1], step->inputs()[0]);
 }
 
 TEST(GraphCut, TheDeepOperandMayComeSecond) {
