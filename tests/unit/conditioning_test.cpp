@@ -99,10 +99,11 @@ TEST(Conditioning, WhatWritesInPlaceIsComputedOnce) {
         h = torch.conv2d(sample, self.weight)
         return torch.cat([h, sample], 1) + low.sum()
   )"}) {
+    const auto split = split_of(forward);
+    EXPECT_TRUE(split.inputs.empty() && split.conditioning->inputs().empty());
     const auto module = make_module(forward);
     const auto sample = torch::rand({1, 4, 2, 2}), text = torch::rand({1, 8, 2, 2});
     auto expected_text = text.clone(), actual_text = text.clone();
-    const auto method = module.get_method("forward");
     auto module_run = module;
     const auto expected = module_run.forward({sample, sample, expected_text}).toTensor();
     const UNet unet(module);
@@ -114,8 +115,9 @@ TEST(Conditioning, WhatWritesInPlaceIsComputedOnce) {
 TEST(Conditioning, KeptValuesAreNotTheCallers) {
   const UNet unet(make_module(R"(
     def forward(self, sample, timestep, picture):
-        h = torch.conv2d(sample, self.weight) + picture.reshape(1, 4, 2, 2)
-        return torch.cat([h, sample], 1), picture.reshape(1, 4, 4)
+        told = picture * 2
+        h = torch.conv2d(sample, self.weight) + picture.reshape(1, 4, 2, 2) + told
+        return torch.cat([h, sample], 1), told
   )"));
   Helper helper(unet);
   helper.enable();
