@@ -10,7 +10,9 @@
 namespace deepcache {
 namespace {
 
-constexpr double kManyFullSteps = 3;
+constexpr double kFarthest = 2;        // share of a forecast that is followed
+constexpr double kFewFullSteps = 3;    // in which what scatters doesn't cancel
+constexpr double kEarlierCount = 0.5;  // of what earlier full steps say of the best share, at each later one
 
 }  // namespace
 
@@ -24,14 +26,17 @@ std::vector<double> polynomial_weights(std::span<const std::int64_t> positions, 
 }
 
 std::vector<double> FeatureHistory::shares_at(std::int64_t position, std::int64_t num_parts) const {
-  if (best_shares_.empty()) return std::vector<double>(static_cast<std::size_t>(num_parts), of_halves_ ? 0 : 1);
+  if (judged_.empty()) return std::vector<double>(static_cast<std::size_t>(num_parts), of_halves_ ? 0 : 1);
   const auto ahead = static_cast<double>(position - positions_[0]);
   const auto interval = static_cast<double>(positions_[0] - positions_[1]);
-  const auto errors_counted = std::min(1.0, kManyFullSteps / static_cast<double>(num_added_));
+  auto full_steps_judged = std::max(static_cast<double>(num_added_ - std::ssize(nodes())), 1.0);
+  if (num_calls_ > 0)
+    full_steps_judged += std::max(static_cast<double>(num_calls_ - 1 - positions_[0]), 0.0) / interval;
+  const auto errors_counted = std::min(1.0, kFewFullSteps / full_steps_judged);
   std::vector<double> shares;
-  for (auto share : best_shares_) {
-    share = std::min(share, 1.0);
-    if (share > 0) share /= share + (1 - share) * errors_counted;
+  for (const auto& [change_move, move_move] : judged_) {
+    auto share = move_move > 0 ? std::min(change_move / move_move, kFarthest) : 1;
+    if (share < 1) share = 1 - (1 - share) * errors_counted;
     shares.push_back(std::max(0.0, 1 - (1 - share) * (ahead + interval) / (2 * interval)));
   }
   return shares;
@@ -50,7 +55,7 @@ void FeatureHistory::clear() {
   positions_.clear();
   num_added_ = 0;
   buffer_.reset();
-  best_shares_.clear();
+  judged_.clear();
 }
 
 double FeatureHistory::add(std::int64_t position, torch::Tensor feature) {
@@ -62,16 +67,14 @@ double FeatureHistory::add(std::int64_t position, torch::Tensor feature) {
         compare_forecast(feature, nodes(), polynomial_weights(node_positions(), position), of_halves_);
     const auto shares = shares_at(position, std::ssize(products));
     double squared_error = 0, squared_norm = 0;
-    std::vector<double> best_shares;
     for (std::size_t part = 0; part < products.size(); ++part) {
       const auto& of_part = products[part];
       const auto share = shares[part];
       squared_error += of_part.change_change - 2 * share * of_part.change_move + share * share * of_part.move_move;
       squared_norm += of_part.truth_truth;
-      best_shares.push_back(of_part.move_move > 0 ? of_part.change_move / of_part.move_move : 1);
     }
     error = std::sqrt(std::max(squared_error, 0.0) / squared_norm);
-    if (nodes().size() > 1) best_shares_ = std::move(best_shares);
+    if (in_forecast_ > 1 && nodes().size() == in_forecast_) judge(products);
   }
   features_.insert(features_.begin(), std::move(feature));
   positions_.insert(positions_.begin(), position);
@@ -79,6 +82,15 @@ double FeatureHistory::add(std::int64_t position, torch::Tensor feature) {
   features_.resize(std::min(features_.size(), depth_));
   positions_.resize(features_.size());
   return error;
+}
+
+void FeatureHistory::judge(std::span<const ForecastProducts> products) {
+  judged_.resize(products.size());
+  for (std::size_t part = 0; part < products.size(); ++part) {
+    auto& [change_move, move_move] = judged_[part];
+    change_move = kEarlierCount * change_move + products[part].change_move;
+    move_move = kEarlierCount * move_move + products[part].move_move;
+  }
 }
 
 torch::Tensor FeatureHistory::forecast(std::int64_t position) {

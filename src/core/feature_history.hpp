@@ -27,10 +27,13 @@ class FeatureHistory {
   /// @param forecast_order  of the polynomial of `forecast`; 0: the latest is used as it is
   /// @param num_weights     the most that `weighted` will be given; as many features are held as either needs
   /// @param of_halves       whether batches are of two halves, of which guidance multiplies the difference
-  explicit FeatureHistory(std::int64_t forecast_order = 0, std::int64_t num_weights = 0, bool of_halves = false)
+  /// @param num_calls       how many positions there are; 0: not known
+  explicit FeatureHistory(std::int64_t forecast_order = 0, std::int64_t num_weights = 0, bool of_halves = false,
+                          std::int64_t num_calls = 0)
       : in_forecast_(static_cast<std::size_t>(forecast_order) + 1),
         depth_(std::max(in_forecast_, static_cast<std::size_t>(num_weights))),
-        of_halves_(of_halves) {}
+        of_halves_(of_halves),
+        num_calls_(num_calls) {}
 
   /// @returns how far off the forecast for this position would have been: |feature - forecast| / |feature|, by norm;
   ///          NaN if none could be made
@@ -41,13 +44,17 @@ class FeatureHistory {
   std::int64_t num_added() const { return num_added_; }  ///< since it was empty
 
   /// The feature to use at a position after the latest's: that of a polynomial through all of them, of which a share is
-  /// followed, 0 (the latest as it is) to 1. Each item of the batch (dimension 0) has its own share; of two halves,
-  /// what an item and its partner have in common has one, and what they differ in another, which is mostly lower and
-  /// counts for more. At first the polynomial is followed wholly; of two halves, not at all. Later:
-  /// 1. The best share at the latest full step, the projection of the feature's true change on what had been forecast.
-  /// 2. After many full steps more of it: best / (best + (1 - best) * 3 / count). Where features scatter about a line,
-  ///    the best share is low too; but what scatters cancels over a run, and always going too short a way adds up.
-  /// 3. That is for as far ahead as the latest full step was. Nearer, more, as a parabola through the features says.
+  /// followed, from 0 (the latest as it is) to 2. Each item of the batch (dimension 0) has its own share; of two
+  /// halves, what an item and its partner have in common has one, and what they differ in another, which is mostly
+  /// lower and counts for more. At first the polynomial is followed wholly; of two halves, not at all. Once one of this
+  /// order can be judged:
+  /// 1. The share that would have been best at the full steps so far: the projection of the feature's true changes on
+  ///    what had been forecast, in which each full step counts twice what the one before does.
+  /// 2. What that is below 1 counts for less in a run of more full steps, judged ones and those to come at the latest
+  ///    interval: 3 / count of it from the fourth on. Where features scatter about a line, the best share is low too;
+  ///    but what scatters cancels over a run, and always going too short a way adds up.
+  /// 3. That is for as far ahead as the latest full step was. Nearer, less of the difference from 1, as a parabola
+  ///    through the features says.
   /// docs/quality.md has what each is worth. May share memory with what an earlier call returned.
   torch::Tensor forecast(std::int64_t position);
   /// With given weights of the latest features, newest first. With fewer features than weights, the latest as it is.
@@ -56,6 +63,12 @@ class FeatureHistory {
   std::int64_t nbytes() const;
 
  private:
+  /// Of one part, sums over full steps: what gives the best share.
+  struct Judged {
+    double change_move = 0, move_move = 0;
+  };
+
+  void judge(std::span<const ForecastProducts> products);
   /// The features of the polynomial, and their positions.
   std::span<const torch::Tensor> nodes() const;
   std::span<const std::int64_t> node_positions() const;
@@ -67,11 +80,12 @@ class FeatureHistory {
 
   std::size_t in_forecast_, depth_;
   bool of_halves_;
+  std::int64_t num_calls_;
   std::int64_t num_added_ = 0;
   std::vector<torch::Tensor> features_;  // newest first, as their positions
   std::vector<std::int64_t> positions_;
-  torch::Tensor buffer_;             // of forecasts
-  std::vector<double> best_shares_;  // of each part; empty while nothing was forecast
+  torch::Tensor buffer_;        // of forecasts
+  std::vector<Judged> judged_;  // of each part; empty while nothing was forecast
 };
 
 }  // namespace deepcache

@@ -135,7 +135,7 @@ struct Helper::Impl : UNetHook {
                    "each run by unet.begin_run(timesteps), not by reset()");
     check_argument(!is_adaptive(params) || inputs.at(0).isTensor(),
                    "SkipMode::kAdaptive needs the sample, a tensor, as the UNet's first input");
-    FeatureHistory empty(forecast_order(), policy->num_forecast_weights(), traits.guided);
+    FeatureHistory empty(forecast_order(), policy->num_forecast_weights(), traits.guided, std::ssize(timesteps));
     auto& state = contexts.try_emplace(context, std::move(empty)).first->second;
     auto signature = signature_of(inputs);
     if (state.signature != signature) state.forget();

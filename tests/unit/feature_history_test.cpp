@@ -50,7 +50,7 @@ TEST(FeatureHistory, ForecastsAParabolaExactlyInOrderTwo) {
   expect_tensor_near(history.forecast(8), signal(8), 1e-3);
 }
 
-TEST(FeatureHistory, FollowsAForecastAsFarAsTheLastOneWasRight) {
+TEST(FeatureHistory, FollowsAForecastAsFarAsTheOneBeforeWasRight) {
   const auto start = random({40}, 0), slope = random({40}, 1);
   const auto after = [&](double change) {
     FeatureHistory history(1);
@@ -62,8 +62,10 @@ TEST(FeatureHistory, FollowsAForecastAsFarAsTheLastOneWasRight) {
   // Forecast was a change of one slope; then each change goes on as far as it was right.
   expect_tensor_near(after(0.5).forecast(6), start + slope * (1.5 + 0.5 * 0.5), 1e-6);
   expect_tensor_near(after(0.5).forecast(5), start + slope * (1.5 + 0.25 * 0.625), 1e-6);
-  expect_tensor_near(after(-1).forecast(6), start, 1e-6);             // it turned: the latest as it is
-  expect_tensor_near(after(3).forecast(6), start + slope * 7, 1e-5);  // never farther than the line
+  expect_tensor_near(after(-1).forecast(6), start, 1e-6);  // it turned: the latest as it is
+  expect_tensor_near(after(1.5).forecast(6), start + slope * (2.5 + 1.5 * 1.5), 1e-5);
+  expect_tensor_near(after(3).forecast(6), start + slope * (4 + 2 * 3), 1e-5);  // never farther than twice the line
+  expect_tensor_near(after(3).forecast(5), start + slope * (4 + 1.75 * 1.5), 1e-5);
 }
 
 TEST(FeatureHistory, TheErrorIsThatOfWhatWouldHaveBeenForecast) {
@@ -78,14 +80,41 @@ TEST(FeatureHistory, TheErrorIsThatOfWhatWouldHaveBeenForecast) {
   EXPECT_NEAR(history.add(6, next), norm(slope * 0.25) / norm(next), 1e-6);
 }
 
-TEST(FeatureHistory, AfterManyFullStepsAForecastIsFollowedFarther) {
+TEST(FeatureHistory, ALaterFullStepCountsTwiceTheOneBefore) {
   const auto start = random({40}, 0), slope = random({40}, 1);
   FeatureHistory history(1);
-  for (int i = 0; i < 5; ++i) history.add(2 * i, start + i * slope);
-  history.add(10, start + 4.5 * slope);  // the sixth; half of the change that was forecast
-  expect_tensor_near(history.forecast(12), start + slope * (4.5 + 0.5 * (0.5 / (0.5 + 0.5 * 3 / 6))), 1e-5);
-  history.add(12, start + 4 * slope);  // it turned: as above, the latest as it is
-  expect_tensor_near(history.forecast(14), start + slope * 4, 1e-5);
+  double value = 0;
+  const auto add = [&](int i, double change) { history.add(2 * i, start + (value += change) * slope); };
+  add(0, 0);
+  add(1, 1);
+  add(2, 0.5);   // of 1 that was forecast
+  add(3, 0.25);  // of 0.5
+  expect_tensor_near(history.forecast(8), start + slope * (value + 0.25 * 0.5), 1e-6);
+  add(4, 0.1);  // of 0.25
+  const double best = (0.5 / 4 + 0.125 / 2 + 0.025) / (1. / 4 + 0.25 / 2 + 0.0625);
+  expect_tensor_near(history.forecast(10), start + slope * (value + 0.1 * best), 1e-6);
+}
+
+TEST(FeatureHistory, InARunOfManyFullStepsAForecastIsFollowedFarther) {
+  const auto start = random({40}, 0), slope = random({40}, 1);
+  const auto history_of = [&](std::int64_t num_calls, std::initializer_list<double> values) {
+    FeatureHistory history(1, 0, false, num_calls);
+    std::int64_t position = 0;
+    for (const auto value : values) history.add(std::exchange(position, position + 2), start + value * slope);
+    return history;
+  };
+  const auto expected = [&](double value, double move, double share) { return start + slope * (value + move * share); };
+  // One is judged, with the best share 0.5.
+  expect_tensor_near(history_of(0, {0, 1, 1.5}).forecast(6), expected(1.5, 0.5, 0.5), 1e-6);
+  expect_tensor_near(history_of(9, {0, 1, 1.5}).forecast(6), expected(1.5, 0.5, 0.5), 1e-6);  // and two are to come
+  expect_tensor_near(history_of(25, {0, 1, 1.5}).forecast(6), expected(1.5, 0.5, 1 - 0.5 * 3 / 11), 1e-6);  // ten
+  expect_tensor_near(history_of(3, {0, 1, 1.5}).forecast(6), expected(1.5, 0.5, 0.5),
+                     1e-6);  // more than there should be
+  // Of six judged ones, whose best shares are 0, whether the rest is known or not.
+  for (const std::int64_t num_calls : {0, 15})
+    expect_tensor_near(history_of(num_calls, {0, 1, 1, 1, 1, 1, 1, 2}).forecast(16), expected(2, 1, 0.5), 1e-6);
+  // What had turned isn't followed the other way.
+  expect_tensor_near(history_of(25, {0, 1, -8}).forecast(6), expected(-8, -9, 0), 1e-5);
 }
 
 TEST(FeatureHistory, OfHalvesFollowsWhatTheyShareAndWhatTheyDifferInByThemselves) {

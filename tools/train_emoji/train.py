@@ -4,16 +4,14 @@ Stages: a CLIP-style byte-level BPE; an autoencoder (64x64x3 to 16x16x4); then a
 text encoder, together, on epsilon prediction. Runs on two CPU cores in hours, on a GPU in minutes. It stops after
 --minutes; --resume goes on from the folder's weights with a fresh learning-rate cycle. The shipped model was made by:
 
-    for kind in all chosen; do python tools/train_emoji/make_dataset.py $kind --out emoji/$kind; done
+    for kind in all chosen more colors; do python tools/train_emoji/make_dataset.py $kind --out emoji/$kind; done
     python tools/train_emoji/train.py --data emoji/all --out pipeline --autoencoder-minutes 12 --minutes 24
     python tools/train_emoji/train.py --data emoji/chosen --out pipeline --minutes 60 --resume
+    for cycle in "64" "100" "45 --learning-rate 4e-4"; do
+        python tools/train_emoji/train.py --data emoji/chosen emoji/more emoji/colors --shares 9 5 6 --out pipeline \
+            --resume --minutes $cycle
+    done
     python tools/export.py pipeline models/emoji --storage-dtype float16
-
-One that paints things in other colours, too (docs/quality.md, "A second model"), is made of the same pipeline by
-
-    for kind in more colors; do python tools/train_emoji/make_dataset.py $kind --out emoji/$kind; done
-    python tools/train_emoji/train.py --data emoji/chosen emoji/more emoji/colors --shares 9 5 6 --out pipeline \
-        --minutes 64 --resume
 
 Minutes are wall-clock time, so that another machine gives other weights.
 """
@@ -193,7 +191,7 @@ def train_denoiser(unet, text_encoder, tokenizer, latents, captions, shares, arg
     average_unet, average_text = copy.deepcopy(unet).eval(), copy.deepcopy(text_encoder).eval()
     parameters = [*unet.parameters(), *text_encoder.parameters()]
     averages = [*average_unet.parameters(), *average_text.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=1e-3, betas=(0.9, 0.99))
+    optimizer = torch.optim.AdamW(parameters, lr=args.learning_rate, weight_decay=1e-3, betas=(0.9, 0.99))
     alphas = DDPMScheduler(**BETAS).alphas_cumprod.to(device)
     start, saved, step, losses = time.time(), time.time(), 0, []
     while (elapsed := time.time() - start) < 60 * args.minutes:
@@ -208,7 +206,7 @@ def train_denoiser(unet, text_encoder, tokenizer, latents, captions, shares, arg
         snr = (alpha / (1 - alpha)).flatten()
         weight = snr.clamp(max=5) / snr  # min-SNR weighting (arXiv 2303.09556), gamma 5
         loss = ((prediction.float() - noise).square().mean([1, 2, 3]) * weight).mean()
-        optimise(loss, optimizer, parameters, cosine(elapsed / (60 * args.minutes), 1e-3, step, 100))
+        optimise(loss, optimizer, parameters, cosine(elapsed / (60 * args.minutes), args.learning_rate, step, 100))
         step += 1
         losses.append(loss.item())
         average_into(averages, parameters, min(0.9985, (1 + step) / (10 + step)))
@@ -229,6 +227,7 @@ def parse_arguments():
     parser.add_argument("--minutes", type=float, default=90, help="for UNet and text encoder")
     parser.add_argument("--autoencoder-minutes", type=float, default=12)
     parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--learning-rate", type=float, default=1e-3, help="the peak, for UNet and text encoder")
     parser.add_argument("--resume", action="store_true", help="go on from the weights in --out; the autoencoder stays")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
