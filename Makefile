@@ -20,7 +20,7 @@ all: setup
 demo: all
 	mkdir -p $(BUILD)/demo
 	$(BUILD)/bin/txt2img -m models/emoji --steps 50 --cfg-scale 4 --compare \
-	  -p "red heart" -p "panda" -p "sunflower" -p "green apple" -p "soccer ball" -p "purple apple" \
+	  -p "red heart" -p "panda" -p "sunflower" -p "soccer ball" -p "blue banana" -p "purple apple" \
 	  -o $(BUILD)/demo/emoji.png --contact-sheet $(BUILD)/demo/contact_sheet.png --report $(BUILD)/demo/report.json
 	@echo "full and cached side by side: $(BUILD)/demo/contact_sheet.png"
 
