@@ -29,10 +29,9 @@ std::vector<double> FeatureHistory::shares_at(std::int64_t position, std::int64_
   if (judged_.empty()) return std::vector<double>(static_cast<std::size_t>(num_parts), of_halves_ ? 0 : 1);
   const auto ahead = static_cast<double>(position - positions_[0]);
   const auto interval = static_cast<double>(positions_[0] - positions_[1]);
-  auto full_steps_judged = std::max(static_cast<double>(num_added_ - std::ssize(nodes())), 1.0);
-  if (num_calls_ > 0)
-    full_steps_judged += std::max(static_cast<double>(num_calls_ - 1 - positions_[0]), 0.0) / interval;
-  const auto errors_counted = std::min(1.0, kFewFullSteps / full_steps_judged);
+  const auto judged = static_cast<double>(num_added_ - std::ssize(nodes()));
+  const auto to_come = std::max(0.0, static_cast<double>(num_calls_ - 1 - positions_[0])) / interval;
+  const auto errors_counted = std::min(1.0, kFewFullSteps / (judged + to_come));
   std::vector<double> shares;
   for (const auto& [change_move, move_move] : judged_) {
     auto share = move_move > 0 ? std::min(change_move / move_move, kFarthest) : 1;

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <utility>
 
 #include "core/weighted_sum.hpp"
 #include "expect_error.hpp"
@@ -108,8 +109,7 @@ TEST(FeatureHistory, InARunOfManyFullStepsAForecastIsFollowedFarther) {
   expect_tensor_near(history_of(0, {0, 1, 1.5}).forecast(6), expected(1.5, 0.5, 0.5), 1e-6);
   expect_tensor_near(history_of(9, {0, 1, 1.5}).forecast(6), expected(1.5, 0.5, 0.5), 1e-6);  // and two are to come
   expect_tensor_near(history_of(25, {0, 1, 1.5}).forecast(6), expected(1.5, 0.5, 1 - 0.5 * 3 / 11), 1e-6);  // ten
-  expect_tensor_near(history_of(3, {0, 1, 1.5}).forecast(6), expected(1.5, 0.5, 0.5),
-                     1e-6);  // more than there should be
+  expect_tensor_near(history_of(3, {0, 1, 1.5}).forecast(6), expected(1.5, 0.5, 0.5), 1e-6);  // past the run's end
   // Of six judged ones, whose best shares are 0, whether the rest is known or not.
   for (const std::int64_t num_calls : {0, 15})
     expect_tensor_near(history_of(num_calls, {0, 1, 1, 1, 1, 1, 1, 2}).forecast(16), expected(2, 1, 0.5), 1e-6);

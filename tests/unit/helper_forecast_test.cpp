@@ -58,6 +58,20 @@ TEST(HelperForecast, OfAGuidedRunWaitsUntilItCanJudge) {
   for (const std::size_t i : {7, 8}) EXPECT_LT(guided[i], 0.6 * reuse[i]) << i;
 }
 
+TEST(HelperForecast, IsFollowedFartherInALongRun) {
+  const auto sixth_of = [](std::int64_t num_calls) {
+    const auto unet = test_unet();
+    Helper helper(unet);
+    helper.set_params({.cache_interval = 2});
+    helper.enable();
+    unet.begin_run(torch::arange(num_calls));
+    for (int seed = 0; seed < 5; ++seed) call(unet, seed);
+    return call(unet, 5);
+  };
+  EXPECT_TRUE(sixth_of(6).equal(sixth_of(0)));  // how long the run is isn't known: as in a short one
+  EXPECT_FALSE(sixth_of(60).equal(sixth_of(0)));
+}
+
 TEST(HelperForecast, NotInAGuidedRunThatAddsNoise) {
   const auto reuse = errors({.cache_interval = 3, .forecast_order = 0}, 12);
   EXPECT_EQ(errors({.cache_interval = 3}, 12, {.adds_noise = true, .guided = true}), reuse);
