@@ -8,7 +8,7 @@
 namespace deepcache::cpu {
 namespace {
 
-constexpr std::int64_t kBlockRows = 64, kBlockColumns = 512;  // of scores: 128 KiB, in the second-level cache
+constexpr std::int64_t kBlockRows = 84, kBlockColumns = 512;  // of scores: 168 KiB, in the second-level cache
 
 /// Where a batch's and head's rows begin, and how far apart they are; elements of a row are next to each other.
 template <typename T>
@@ -23,54 +23,42 @@ struct Rows {
 };
 
 // Matrix products on bfloat16 read their right operand with each two rows interleaved, element by element.
-constexpr bool is_interleaved(const float*) {
-  return false;
-}
-constexpr bool is_interleaved(const c10::BFloat16*) {
-  return true;
-}
+template <typename T>
+constexpr std::int64_t kInterleaved = std::is_same_v<T, float> ? 1 : 2;
 
-/// How keys and values are packed: a matrix [rows, columns] as [columns / panel, rows, panel].
+/// How keys and values are packed: a matrix [rows, columns] as [columns / panel, rows, panel]. Rows are even in number
+/// where they are interleaved.
+template <typename T>
 struct Panels {
-  Panels(std::int64_t number_of_rows, std::int64_t columns, std::int64_t width)
-      : rows(number_of_rows), panel(width == 0 ? columns : width), count(divide_up(columns, panel)) {}
+  Panels(std::int64_t number_of_rows, std::int64_t columns)
+      : rows(number_of_rows), panel(kernels<T>().panel), count(divide_up(columns, panel)) {}
   std::int64_t size() const { return count * rows * panel; }
   std::int64_t place(std::int64_t row, std::int64_t column) const {
-    return (column / panel * rows + row) * panel + column % panel;
+    constexpr auto together = kInterleaved<T>;
+    const auto first_row = column / panel * rows + row / together * together;
+    return first_row * panel + column % panel * together + row % together;
   }
   std::int64_t rows, panel, count;
 };
 
 /// [L, D] to [D, L]
-void pack_keys(const Rows<float>& keys, std::int64_t length, const Panels& panels, float* packed) {
+template <typename T>
+void pack_keys(const Rows<T>& keys, std::int64_t length, const Panels<T>& panels, T* packed) {
   for (std::int64_t row = 0; row < length; ++row)
-    for (std::int64_t i = 0; i < panels.rows; ++i) packed[panels.place(i, row)] = keys[row][i];
+    for (std::int64_t i = 0; i < panels.rows; i += kInterleaved<T>)
+      std::copy_n(keys[row] + i, kInterleaved<T>, packed + panels.place(i, row));
 }
 
-void pack_keys(const Rows<c10::BFloat16>& keys, std::int64_t length, const Panels& panels, c10::BFloat16* packed) {
-  for (std::int64_t pair = 0; pair < panels.rows / 2; ++pair)
-    for (std::int64_t row = 0; row < length; ++row)
-      std::copy_n(keys[row] + 2 * pair, 2, packed + (pair * panels.panel + row) * 2);
-}
-
-/// [L, D] to [L, D]
-void pack_values(const Rows<float>& values, std::int64_t length, std::int64_t dim, const Panels& panels,
-                 float* packed) {
-  for (std::int64_t row = 0; row < length; ++row)
-    for (std::int64_t i = 0; i < dim; i += panels.panel)
-      std::copy_n(values[row] + i, std::min(panels.panel, dim - i), packed + panels.place(row, i));
-}
-
-void pack_values(const Rows<c10::BFloat16>& values, std::int64_t length, std::int64_t dim, const Panels&,
-                 c10::BFloat16* packed) {
-  const std::vector<c10::BFloat16> zeros(static_cast<std::size_t>(dim));
-  for (std::int64_t row = 0; row < length; row += 2) {
-    const auto *upper = values[row], *lower = row + 1 < length ? values[row + 1] : zeros.data();
-    for (std::int64_t i = 0; i < dim; ++i, packed += 2) {
-      packed[0] = upper[i];
-      packed[1] = lower[i];
+/// [L, D] to [L, D], and a row of zeros if an odd last one is interleaved.
+template <typename T>
+void pack_values(const Rows<T>& values, std::int64_t length, std::int64_t dim, const Panels<T>& panels, T* packed) {
+  for (std::int64_t row = 0; row < length; row += kInterleaved<T>)
+    for (std::int64_t first = 0; first < dim; first += panels.panel) {
+      auto* to = packed + panels.place(row, first);
+      for (auto i = first; i < std::min(first + panels.panel, dim); ++i)
+        for (auto together = row; together < row + kInterleaved<T>; ++together)
+          *to++ = together < length ? values[together][i] : T(0);
     }
-  }
 }
 
 /// What a thread works with.
@@ -78,7 +66,7 @@ template <typename T>
 struct Scratch {
   explicit Scratch(std::int64_t columns, std::int64_t dim)
       : scores(kBlockRows * columns), output(kBlockRows * dim), maximum(kBlockRows), sum(kBlockRows) {
-    if (is_interleaved(static_cast<T*>(nullptr))) halves.resize(kBlockRows * columns);
+    if (kInterleaved < T >> 1) halves.resize(kBlockRows * columns);
   }
   T* weights() {
     if constexpr (std::is_same_v<T, float>)
@@ -93,13 +81,12 @@ struct Scratch {
 template <typename T>
 torch::Tensor attention_of(const torch::Tensor& query, const torch::Tensor& key, const torch::Tensor& value,
                            float scale) {
-  constexpr bool interleaved = is_interleaved(static_cast<T*>(nullptr));
   const auto& kernel = kernels<T>();
   const auto batch = query.size(0), heads = query.size(1), rows = query.size(2), dim = query.size(3);
   const auto length = key.size(2), stride = odd_stride(length);
-  const Panels of_keys(dim, stride, kernel.panel), of_values(stride, dim, kernel.panel);
-  const auto keys = torch::empty({batch * heads, of_keys.size()}, query.options());
-  const auto values = torch::empty({batch * heads, of_values.size()}, query.options());
+  const Panels<T> of_keys(dim, stride), of_values(stride, dim);
+  const torch::Tensor keys = torch::empty({batch * heads, of_keys.size()}, query.options());
+  const torch::Tensor values = torch::empty({batch * heads, of_values.size()}, query.options());
   auto* const packed_keys = keys.mutable_data_ptr<T>();
   auto* const packed_values = values.mutable_data_ptr<T>();
   parallel_for(batch * heads, [&](std::int64_t begin, std::int64_t end) {
@@ -126,11 +113,10 @@ torch::Tensor attention_of(const torch::Tensor& query, const torch::Tensor& key,
                          .depth = dim,
                          .left_stride = queries.stride,
                          .right_stride = of_keys.panel,
-                         .right_panel = kernel.panel * of_keys.rows,
+                         .right_panel = of_keys.panel * of_keys.rows,
                          .sums_stride = width,
                          .adds = false},
-                        queries[first_row],
-                        packed_keys + i * of_keys.size() + of_keys.place(0, column) * (interleaved ? 2 : 1),
+                        queries[first_row], packed_keys + i * of_keys.size() + of_keys.place(0, column),
                         scratch.scores.data());
         kernel.softmax_block({.rows = count,
                               .columns = columns,
@@ -145,10 +131,10 @@ torch::Tensor attention_of(const torch::Tensor& query, const torch::Tensor& key,
                              scratch.weights());
         kernel.multiply({.rows = count,
                          .columns = dim,
-                         .depth = interleaved ? (columns + 1) / 2 * 2 : columns,
+                         .depth = divide_up(columns, kInterleaved<T>) * kInterleaved<T>,
                          .left_stride = width,
                          .right_stride = of_values.panel,
-                         .right_panel = kernel.panel * of_values.rows,
+                         .right_panel = of_values.panel * of_values.rows,
                          .sums_stride = dim,
                          .adds = column > 0},
                         scratch.weights(), packed_values + i * of_values.size() + of_values.place(column, 0),

@@ -56,9 +56,8 @@ struct Pixels {
 /// float32 or bfloat16, and float32 in between.
 template <typename T>
 struct Kernels {
-  std::int64_t max_block = 0;  // columns of a product's right operand that are best kept next to each other
+  std::int64_t panel = 0;      // columns of a product's right operand that are next to each other
   std::int64_t max_depth = 0;  // of a product that is computed in one go, at best
-  std::int64_t panel = 0;      // columns that a product's right operand can be split by; 0: it isn't in panels
   void (*multiply)(const Product& product, const T* left, const T* right, float* sums) = nullptr;
   void (*end_products)() = nullptr;  // a thread calls this after its last product
 
@@ -83,18 +82,20 @@ struct Kernels {
 };
 
 extern const Kernels<float> kFloatKernelsAvx2, kFloatKernelsAvx512;
-extern const Kernels<c10::BFloat16> kBFloat16KernelsAvx512;
+extern const Kernels<c10::BFloat16> kBFloat16KernelsAvx512, kBFloat16KernelsAmx;
 
-/// Best with these as `right_stride` and the most of `depth`, 16 KiB in the first-level cache: others go in such parts,
-/// copied.
-inline constexpr std::int64_t kAvx2Columns = 16, kAvx2Depth = 256;
+// Products (multiply_loops.hpp), in parts of such a depth: with AVX2, 16 KiB of a panel in the first-level cache.
+inline constexpr std::int64_t kAvx2Panel = 16, kAvx2Depth = 256;
 void multiply_by_avx2(const Product& product, const float* left, const float* right, float* sums);
 
-/// oneDNN's small matrix products inside LibTorch (`brgemm`), which has them for AVX-512.
-void multiply_by_brgemm(const Product& product, const float* left, const float* right, float* sums);
-void multiply_by_brgemm(const Product& product, const c10::BFloat16* left, const c10::BFloat16* right, float* sums);
-template <typename T>
-void release_brgemm();
+inline constexpr std::int64_t kAvx512Panel = 32, kAvx512Depth = 512;
+void multiply_by_avx512(const Product& product, const float* left, const float* right, float* sums);
+void multiply_by_avx512(const Product& product, const c10::BFloat16* left, const c10::BFloat16* right, float* sums);
+
+/// oneDNN's small matrix products inside LibTorch (`brgemm`), which multiplies by AMX where the processor has it.
+inline constexpr std::int64_t kAmxPanel = 64, kAmxDepth = 512;
+void multiply_by_amx(const Product& product, const c10::BFloat16* left, const c10::BFloat16* right, float* sums);
+void release_amx();
 
 /// Those of this processor; `has_kernels` must be true of T.
 template <typename T>

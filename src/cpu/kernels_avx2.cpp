@@ -3,10 +3,7 @@
 
 namespace deepcache::cpu {
 
-constinit const Kernels<float> kFloatKernelsAvx2 = with_loops<Avx2, float>({.max_block = kAvx2Columns,
-                                                                            .max_depth = kAvx2Depth,
-                                                                            .panel = kAvx2Columns,
-                                                                            .multiply = multiply_by_avx2,
-                                                                            .end_products = [] {}});
+constinit const Kernels<float> kFloatKernelsAvx2 = with_loops<Avx2, float>(
+    {.panel = kAvx2Panel, .max_depth = kAvx2Depth, .multiply = multiply_by_avx2, .end_products = [] {}});
 
 }  // namespace deepcache::cpu

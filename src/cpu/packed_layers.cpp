@@ -14,15 +14,15 @@ namespace deepcache::cpu {
 namespace {
 
 // What is computed together.
-constexpr std::int64_t kMaxRows = 128;  // of a linear layer's input
+constexpr std::int64_t kMaxRows = 126;  // of a linear layer's input
 constexpr std::int64_t kColumns = 64;   // of its output: what is written of a row is whole cache lines; 32 KiB of sums
 constexpr std::int64_t kPixels = 256;   // of a convolution's output: at most 64 KiB of sums
 
 /// Outputs that are computed together: the largest block that fills up nothing, if there is one.
-std::int64_t block_of(std::int64_t outputs, std::int64_t max_block) {
-  for (auto block = max_block; block >= 16; block -= 16)
+std::int64_t block_of(std::int64_t outputs, std::int64_t panel) {
+  for (auto block = panel; block >= 16; block -= 16)
     if (outputs % block == 0) return block;
-  return std::min(max_block, divide_up(outputs, 16) * 16);
+  return std::min(panel, divide_up(outputs, 16) * 16);
 }
 
 /// In how large parts of equal size inputs are summed up.
@@ -34,7 +34,7 @@ std::int64_t depth_of(std::int64_t inputs, std::int64_t max_depth) {
 template <typename T>
 torch::Tensor pack(const torch::Tensor& weight) {
   const auto outputs = weight.size(0), inputs = weight.size(1), taps = weight.numel() / (outputs * inputs);
-  const std::int64_t block = block_of(outputs, kernels<T>().max_block), blocks = divide_up(outputs, block);
+  const std::int64_t block = block_of(outputs, kernels<T>().panel), blocks = divide_up(outputs, block);
   const std::vector<std::int64_t> shape{blocks, taps, inputs, block};
   torch::Tensor packed =
       outputs % block == 0 ? torch::empty(shape, weight.options()) : torch::zeros(shape, weight.options());

@@ -12,6 +12,7 @@ bool has_instructions([[maybe_unused]] std::string_view name) {
   if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return false;
   if (name == "avx512_vbmi") return (ecx >> 1U & 1U) != 0;
   if (name == "avx512_vnni") return (ecx >> 11U & 1U) != 0;
+  if (name == "amx_bf16") return (edx >> 22U & 1U) != 0;
   if (name == "avx512_fp16") return (edx >> 23U & 1U) != 0;
   if (__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) == 0) return false;
   if (name == "avx512_bf16") return (eax >> 5U & 1U) != 0;

@@ -15,7 +15,7 @@ constexpr std::int64_t kPlaces = 16;  // of a transformed tile
 
 // What is computed together.
 constexpr std::int64_t kTransformed = 1 << 19;  // numbers of the input, for each thread: 2 MiB
-constexpr std::int64_t kTilesTogether = 128;    // of these
+constexpr std::int64_t kTilesTogether = 126;    // of these
 constexpr std::int64_t kInputsTogether = 64;    // with the tiles, 32 KiB at each place
 constexpr std::int64_t kOutputsTogether = 32;   // with the tiles, 256 KiB of sums
 
@@ -147,7 +147,6 @@ void winograd_convolution(const torch::Tensor& input, const torch::Tensor& packe
                                            also == nullptr ? nullptr : also + offset, written + offset);
         }
       }
-      kernels<float>().end_products();
     });
   }
 }
