@@ -121,7 +121,7 @@ void AotiBackend::read_description(const std::filesystem::path& file, torch::Dev
   }
 }
 
-void AotiBackend::check_branch(std::int64_t cache_branch_id) const {
+void AotiBackend::prepare_branch(std::int64_t cache_branch_id) const {
   check_argument(cache_branch_id == cache_branch_id_,
                  "this UNet was compiled with cache_branch_id {} (\"{}\") alone, got {}; the traced one has all",
                  cache_branch_id_, branch_names_.at(static_cast<std::size_t>(cache_branch_id_)), cache_branch_id);
@@ -160,7 +160,7 @@ c10::IValue AotiBackend::run(std::vector<c10::IValue> inputs, Conditioning& cond
 
 Backend::FullResult AotiBackend::run_full(std::vector<c10::IValue> inputs, Conditioning& /*conditioning*/,
                                           std::int64_t cache_branch_id) const {
-  check_branch(cache_branch_id);
+  prepare_branch(cache_branch_id);
   const torch::NoGradGuard no_grad;
   auto outputs = full_->boxed_run(tensors(inputs));
   return {outputs.at(0), outputs.at(1).contiguous()};
@@ -168,7 +168,7 @@ Backend::FullResult AotiBackend::run_full(std::vector<c10::IValue> inputs, Condi
 
 c10::IValue AotiBackend::run_shallow(std::vector<c10::IValue> inputs, Conditioning& /*conditioning*/,
                                      const torch::Tensor& feature, std::int64_t cache_branch_id) const {
-  check_branch(cache_branch_id);
+  prepare_branch(cache_branch_id);
   const torch::NoGradGuard no_grad;
   auto all = tensors(inputs);
   all.push_back(feature);

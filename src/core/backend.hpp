@@ -30,8 +30,9 @@ class Backend {
   virtual c10::IValue run_shallow(std::vector<c10::IValue> inputs, Conditioning& conditioning,
                                   const torch::Tensor& feature, std::int64_t cache_branch_id) const = 0;
 
+  /// Makes ready what steps at this branch need, so that the first of them takes no longer than others.
   /// Throws std::invalid_argument if the network has this branch, but can't be cut there.
-  virtual void check_branch(std::int64_t /*cache_branch_id*/) const {}
+  virtual void prepare_branch(std::int64_t cache_branch_id) const = 0;
 
   /// Throws std::invalid_argument unless the inputs are those of the network's `forward` in number and types.
   virtual void check_inputs(const std::vector<c10::IValue>& inputs) const = 0;

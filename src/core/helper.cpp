@@ -275,7 +275,7 @@ void Helper::set_params(const CacheParams& params) {
   check_params(params);
   auto policy = impl_->policy_of_latest_run(params);
   const auto branch = find_branch(params, impl_->backend().branch_names());
-  if (caches(params) && branch != kWholeOutput) impl_->backend().check_branch(branch);
+  if (caches(params) && branch != kWholeOutput) impl_->backend().prepare_branch(branch);
   impl_->branch = branch;
   impl_->policy = std::move(policy);
   impl_->params = params;

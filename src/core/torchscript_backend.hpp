@@ -27,6 +27,7 @@ class TorchScriptBackend : public Backend {
                       std::int64_t cache_branch_id) const override;
   c10::IValue run_shallow(std::vector<c10::IValue> inputs, Conditioning& conditioning, const torch::Tensor& feature,
                           std::int64_t cache_branch_id) const override;
+  void prepare_branch(std::int64_t cache_branch_id) const override { branch(cache_branch_id); }
   void check_inputs(const std::vector<c10::IValue>& inputs) const override;
   std::vector<std::string> input_names() const override;
   const std::vector<std::string>& branch_names() const override { return traits_.branch_names; }
