@@ -4,9 +4,10 @@
 
 #include "cpu/kernel_loops.hpp"
 
-// Products of matrices: templates of what is multiplied, E. That is the type in memory, T, the processor's vectors, V,
-// how many rows of sums stay in registers, kMaxRows, and the least that is multiplied of a row, an item: a number, or a
-// pair of them where the processor adds the products of a pair at once.
+// Products of matrices: templates of what is multiplied, E. That is the type in memory, T, and the least that is taken
+// of a row, an item of kItem numbers: a pair where the processor adds the products of a pair at once. E says how items
+// are loaded, the same one for all lanes or one for each, and multiplied by the processor's vectors, V; how many rows
+// of sums stay in registers, kMaxRows; how deep a product is computed in one go, kMaxDepth; and kFetchesAhead.
 namespace deepcache::cpu {
 
 // NOLINTBEGIN(modernize-avoid-c-arrays): std::array's functions are those of other files too.
@@ -15,38 +16,44 @@ constexpr std::int64_t at_most(std::int64_t limit, std::int64_t value) {
   return value < limit ? value : limit;
 }
 
+/// An item of each row of `left` times the items of a row of `right`, added to the sums.
+template <typename E, std::int64_t kRows, std::int64_t vectors>
+[[gnu::always_inline]] inline void add_products(const typename E::T* left, std::int64_t left_stride,
+                                                const typename E::T* right,
+                                                typename E::V::Floats (&tile)[kRows][vectors]) {
+  typename E::Items columns[vectors];
+#pragma GCC unroll 2
+  for (std::int64_t i = 0; i < vectors; ++i) columns[i] = E::load(right + i * E::V::kLanes * E::kItem);
+#pragma GCC unroll 14
+  for (std::int64_t row = 0; row < kRows; ++row) {
+    if (row > 0 && row % 3 == 0) {
+      left += 3 * left_stride;
+      asm("" : "+r"(left));  // one pointer for three rows: one for each would be more than there are registers
+    }
+    const auto factor = E::all(left + row % 3 * left_stride);
+#pragma GCC unroll 2
+    for (std::int64_t i = 0; i < vectors; ++i) tile[row][i] = E::add_product(tile[row][i], factor, columns[i]);
+  }
+}
+
 /// A tile of a product, of kRows, and of the first `vectors` vectors of columns of `right`, of the last of which `last`
 /// says what counts.
 template <typename E, std::int64_t vectors, std::int64_t kRows, typename Mask>
 void multiply_tile(const Product& p, const typename E::T* left, const typename E::T* right, float* sums, Mask last) {
-  using V = typename E::V;
+  using V = E::V;
   typename V::Floats tile[kRows][vectors];
 #pragma GCC unroll 14
-  for (std::int64_t row = 0; row < kRows; ++row)
+  for (auto& row : tile)
 #pragma GCC unroll 2
-    for (std::int64_t i = 0; i < vectors; ++i) tile[row][i] = V::all(0);
+    for (auto& values : row) values = V::all(0);
   constexpr std::int64_t kLine = 64 / sizeof(*left);
   for (std::int64_t first = 0; first < p.depth; first += kLine) {  // a cache line at a time
 #pragma GCC unroll 14
     for (std::int64_t row = 0; E::kFetchesAhead && row < kRows; ++row)  // the next tile's rows
       __builtin_prefetch(left + (row + kRows) * p.left_stride + first);
     const auto* const end = left + at_most(first + kLine, p.depth);
-    for (const auto* place = left + first; place < end; place += E::kItem, right += E::kItem * p.right_stride) {
-      typename E::Items columns[vectors];
-#pragma GCC unroll 2
-      for (std::int64_t i = 0; i < vectors; ++i) columns[i] = E::load(right + i * V::kLanes * E::kItem);
-      const auto* from = place;
-#pragma GCC unroll 14
-      for (std::int64_t row = 0; row < kRows; ++row) {
-        if (row > 0 && row % 3 == 0) {
-          from += 3 * p.left_stride;
-          asm("" : "+r"(from));
-        }
-        const auto factor = E::all(from + row % 3 * p.left_stride);
-#pragma GCC unroll 2
-        for (std::int64_t i = 0; i < vectors; ++i) tile[row][i] = E::add_product(tile[row][i], factor, columns[i]);
-      }
-    }
+    for (const auto* place = left + first; place < end; place += E::kItem, right += E::kItem * p.right_stride)
+      add_products<E>(place, p.left_stride, right, tile);
   }
   const auto add = [&](float* sum, auto values, auto mask) {  // last: short sums are more exact than long ones
     V::store(sum, p.adds ? V::load(sum, mask) + values : values, mask);
@@ -86,7 +93,7 @@ void multiply_columns(const Product& p, const typename E::T* left, const typenam
 /// Kernels::multiply. Columns that don't fill a vector are computed with what fills it up, which is left out.
 template <typename E>
 void multiply(const Product& product, const typename E::T* left, const typename E::T* right, float* sums) {
-  using V = typename E::V;
+  using V = E::V;
   constexpr auto kColumns = 2 * V::kLanes;
   auto part = product;
   for (std::int64_t begin = 0; begin < product.depth; begin += E::kMaxDepth, part.adds = true) {
