@@ -12,6 +12,7 @@ namespace deepcache::cpu {
 
 // NOLINTBEGIN(modernize-avoid-c-arrays): std::array's functions are those of other files too.
 
+template <typename E>  // so that each processor's files have their own
 constexpr std::int64_t at_most(std::int64_t limit, std::int64_t value) {
   return value < limit ? value : limit;
 }
@@ -51,7 +52,7 @@ void multiply_tile(const Product& p, const typename E::T* left, const typename E
 #pragma GCC unroll 14
     for (std::int64_t row = 0; E::kFetchesAhead && row < kRows; ++row)  // the next tile's rows
       __builtin_prefetch(left + (row + kRows) * p.left_stride + first);
-    const auto* const end = left + at_most(first + kLine, p.depth);
+    const auto* const end = left + at_most<E>(first + kLine, p.depth);
     for (const auto* place = left + first; place < end; place += E::kItem, right += E::kItem * p.right_stride)
       add_products<E>(place, p.left_stride, right, tile);
   }
@@ -97,7 +98,7 @@ void multiply(const Product& product, const typename E::T* left, const typename 
   constexpr auto kColumns = 2 * V::kLanes;
   auto part = product;
   for (std::int64_t begin = 0; begin < product.depth; begin += E::kMaxDepth, part.adds = true) {
-    part.depth = at_most(E::kMaxDepth, product.depth - begin);
+    part.depth = at_most<E>(E::kMaxDepth, product.depth - begin);
     for (std::int64_t column = 0; column < product.columns; column += kColumns) {
       const auto columns = product.columns - column;
       const auto* of_left = left + begin;
