@@ -126,8 +126,8 @@ class Helper {
   Helper(Helper&&) noexcept;
   Helper& operator=(Helper&&) noexcept;
 
-  /// Takes effect at the next call; empties the cache, counts steps from 0, clears the statistics. The UNet is cut here,
-  /// once for each branch, which takes a tenth of a second with Stable Diffusion's.
+  /// Takes effect at the next call; empties the cache, counts steps from 0, clears the statistics. The UNet is cut
+  /// here, once for each branch, which takes a tenth of a second with Stable Diffusion's.
   /// @throws std::invalid_argument for a parameter out of its range, a branch that the UNet doesn't have (the message
   ///         names the range), a module name that is unknown or ambiguous, or one that contradicts cache_branch_id.
   void set_params(const CacheParams& params);

@@ -22,10 +22,6 @@ struct Rows {
   std::int64_t stride;
 };
 
-// Matrix products on bfloat16 read their right operand with each two rows interleaved, element by element.
-template <typename T>
-constexpr std::int64_t kInterleaved = std::is_same_v<T, float> ? 1 : 2;
-
 /// How keys and values are packed: a matrix [rows, columns] as [columns / panel, rows, panel]. Rows are even in number
 /// where they are interleaved.
 template <typename T>
@@ -66,7 +62,7 @@ template <typename T>
 struct Scratch {
   explicit Scratch(std::int64_t columns, std::int64_t dim)
       : scores(kBlockRows * columns), output(kBlockRows * dim), maximum(kBlockRows), sum(kBlockRows) {
-    if (kInterleaved < T >> 1) halves.resize(kBlockRows * columns);
+    if (kInterleaved<T> != 1) halves.resize(kBlockRows * columns);
   }
   T* weights() {
     if constexpr (std::is_same_v<T, float>)

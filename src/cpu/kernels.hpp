@@ -14,6 +14,10 @@ struct Product {
   bool adds;
 };
 
+/// Rows of a product's right operand that are interleaved: as many numbers as the sums' lanes, which are float32, hold.
+template <typename T>
+inline constexpr std::int64_t kInterleaved = sizeof(T) == sizeof(float) ? 1 : 2;
+
 /// A block of attention's scores, [rows, columns] at a distance of `columns_stride`, becomes what the values are
 /// weighted with, exp(scale * score - maximum), in place or, for bfloat16, in `weights` at the same places, where an
 /// odd last column is followed by a zero.

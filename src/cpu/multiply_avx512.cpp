@@ -4,23 +4,13 @@
 namespace deepcache::cpu {
 namespace {
 
-struct Floats {
-  using T = float;
-  using V = Avx512;
-  using Items = V::Floats;
-  static constexpr std::int64_t kItem = 1, kMaxRows = 14, kMaxDepth = kAvx512Depth;
-  static constexpr bool kFetchesAhead = false;
-
-  static Items load(const T* place) { return V::load(place, V::kAll); }
-  static Items all(const T* place) { return V::all(*place); }
-  static V::Floats add_product(V::Floats sum, Items a, Items b) { return V::fmadd(a, b, sum); }
-};
+constexpr std::int64_t kRows = 14;
 
 struct BFloat16Pairs {
   using T = c10::BFloat16;
   using V = Avx512;
   using Items = __m512bh;
-  static constexpr std::int64_t kItem = 2, kMaxRows = 14, kMaxDepth = kAvx512Depth;
+  static constexpr std::int64_t kItem = kInterleaved<T>, kMaxRows = kRows, kMaxDepth = kAvx512Depth;
   static constexpr bool kFetchesAhead = false;
 
   static Items load(const T* place) { return reinterpret_cast<__m512bh>(_mm512_loadu_si512(place)); }
@@ -35,7 +25,7 @@ struct BFloat16Pairs {
 }  // namespace
 
 void multiply_by_avx512(const Product& product, const float* left, const float* right, float* sums) {
-  multiply<Floats>(product, left, right, sums);
+  multiply<FloatItems<Avx512, kRows, kAvx512Depth, false>>(product, left, right, sums);
 }
 void multiply_by_avx512(const Product& product, const c10::BFloat16* left, const c10::BFloat16* right, float* sums) {
   multiply<BFloat16Pairs>(product, left, right, sums);

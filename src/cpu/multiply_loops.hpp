@@ -10,6 +10,20 @@
 // of sums stay in registers, kMaxRows; how deep a product is computed in one go, kMaxDepth; and kFetchesAhead.
 namespace deepcache::cpu {
 
+/// What is multiplied where items are single float32 numbers.
+template <typename Vectors, std::int64_t max_rows, std::int64_t max_depth, bool fetches_ahead>
+struct FloatItems {
+  using T = float;
+  using V = Vectors;
+  using Items = V::Floats;
+  static constexpr std::int64_t kItem = kInterleaved<T>, kMaxRows = max_rows, kMaxDepth = max_depth;
+  static constexpr bool kFetchesAhead = fetches_ahead;
+
+  static Items load(const T* place) { return V::load(place, V::kAll); }
+  static Items all(const T* place) { return V::all(*place); }
+  static Items add_product(Items sum, Items a, Items b) { return V::fmadd(a, b, sum); }
+};
+
 // NOLINTBEGIN(modernize-avoid-c-arrays): std::array's functions are those of other files too.
 
 template <typename E>  // so that each processor's files have their own

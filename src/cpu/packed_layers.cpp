@@ -40,7 +40,7 @@ torch::Tensor pack(const torch::Tensor& weight) {
       outputs % block == 0 ? torch::empty(shape, weight.options()) : torch::zeros(shape, weight.options());
   const auto* const read = weight.const_data_ptr<T>();
   auto* const written = packed.mutable_data_ptr<T>();
-  constexpr std::int64_t pair = sizeof(T) == 2 ? 2 : 1;
+  constexpr auto pair = kInterleaved<T>;
   parallel_for(blocks, [&](std::int64_t begin, std::int64_t end) {
     for (auto output = begin * block; output < std::min(outputs, end * block); ++output)
       for (std::int64_t tap = 0; tap < taps; ++tap) {
