@@ -40,7 +40,7 @@ std::unique_ptr<Operator> describe(std::string_view name, c10::ArrayRef<const c1
       result->macs = tensor(0).numel() * weights_per_channel;
     else
       result->macs_per_output_element = weights_per_channel;
-  } else if (name == "deepcache::convolution") {
+  } else if (name == "deepcache::convolution" || name == "deepcache::upsample_convolution") {
     result->macs_per_output_element = tensor(1).size(1) * tensor(1).size(2);
   } else if (name == "aten::linear" || name == "deepcache::linear") {
     result->macs_per_output_element = tensor(0).size(-1);

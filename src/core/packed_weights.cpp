@@ -32,6 +32,35 @@ torch::Tensor weight_to_pack(const jit::Node& node) {
   return weight.defined() && weight.dim() == (linear ? 2 : 4) && cpu::can_pack(weight) ? weight : torch::Tensor();
 }
 
+/// A cast to another dtype that a layer alone reads (cast_graph.hpp); null if there is none. What only moves or repeats
+/// numbers could as well be after it.
+jit::Node* cast_before(const jit::Node& layer) {
+  auto* node = layer.input(0)->node();
+  return node->kind() == c10::aten::to && node->inputs().size() == 5 && node->output()->uses().size() == 1 ? node
+                                                                                                           : nullptr;
+}
+
+/// What a layer reads, before it is cast.
+jit::Value* uncast_input(const jit::Node& layer) {
+  const auto* cast = cast_before(layer);
+  return (cast == nullptr ? layer : *cast).input(0);
+}
+
+/// The nearest-neighbour upsampling, perhaps by 2, that a 3x3 convolution alone reads; null if there is none.
+jit::Node* upsampling_before(const jit::Node& layer, const torch::Tensor& weight) {
+  auto* node = uncast_input(layer)->node();
+  if (node->kind() != c10::aten::upsample_nearest2d || node->inputs().size() != 4 || node->output()->uses().size() != 1)
+    return nullptr;
+  if (weight.dim() != 4 || weight.sizes().slice(2) != torch::IntArrayRef{3, 3}) return nullptr;
+  for (const std::size_t argument : {3, 4})
+    if (jit::toIValue(layer.input(argument))->toIntVector() != Sizes{1, 1}) return nullptr;
+  for (const std::size_t factor : {2, 3}) {
+    const auto value = jit::toIValue(node->input(factor));
+    if (!value || !(value->isNone() || value->toDouble() == 2.0)) return nullptr;
+  }
+  return node;
+}
+
 /// The value before it was copied into another layout, which no layer minds.
 jit::Value* layout_free(jit::Value* value) {
   const auto* node = value->node();
@@ -40,22 +69,38 @@ jit::Value* layout_free(jit::Value* value) {
   return format && format->isInt() && format->toInt() == kContiguous ? node->input(0) : value;
 }
 
-/// Puts a packed layer in the place of `node`, whose weight is on the meta device.
-void replace(jit::Node& node, const torch::Tensor& packed) {
+/// Puts an operator of src/cpu in the place of `node`.
+void replace(jit::Node& node, const char* kind, const std::vector<jit::Value*>& inputs) {
   auto& graph = *node.owningGraph();
-  const jit::WithInsertPoint guard(&node);
-  const auto shape = constant_tensor(node.input(1)).sizes();
-  const bool linear = node.kind() == c10::aten::linear;
-  std::vector<jit::Value*> inputs{layout_free(node.input(0)), graph.insertConstant(packed), node.input(2),
-                                  graph.insertConstant(shape[0])};
-  if (!linear) inputs.insert(inputs.end(), {graph.insertConstant(shape.slice(2).vec()), node.input(3), node.input(4)});
-  inputs.push_back(graph.insertConstant(c10::IValue()));  // nothing is added to the result
-  auto* layer = graph.insertNode(
-      graph.create(c10::Symbol::fromQualString(linear ? "deepcache::linear" : "deepcache::convolution"), inputs));
+  auto* layer = graph.insertNode(graph.create(c10::Symbol::fromQualString(kind), inputs));
   layer->setScope(node.scope());
   layer->output()->setType(node.output()->type());
   node.output()->replaceAllUsesWith(layer->output());
   node.destroy();
+}
+
+/// Puts a packed layer in the place of `node`, whose weight is on the meta device.
+void replace(jit::Node& node, const torch::Tensor& packed, bool upsamples) {
+  auto& graph = *node.owningGraph();
+  const jit::WithInsertPoint guard(&node);
+  const auto shape = constant_tensor(node.input(1)).sizes();
+  auto* const upsampling = upsamples ? uncast_input(node)->node() : nullptr;
+  TORCH_INTERNAL_ASSERT(!upsamples || upsampling->kind() == c10::aten::upsample_nearest2d);
+  auto* input = layout_free(upsamples ? upsampling->input(0) : uncast_input(node));
+  if (auto* cast = cast_before(node); cast != nullptr) {
+    cast->replaceInput(0, input);
+    input = cast->output();
+  }
+  std::vector<jit::Value*> inputs{input, graph.insertConstant(packed), node.input(2), graph.insertConstant(shape[0])};
+  if (upsamples) {
+    inputs.push_back(upsampling->input(1));
+    replace(node, "deepcache::upsample_convolution", inputs);
+    return;
+  }
+  const bool linear = node.kind() == c10::aten::linear;
+  if (!linear) inputs.insert(inputs.end(), {graph.insertConstant(shape.slice(2).vec()), node.input(3), node.input(4)});
+  inputs.push_back(graph.insertConstant(c10::IValue()));  // nothing is added to the result
+  replace(node, linear ? "deepcache::linear" : "deepcache::convolution", inputs);
 }
 
 }  // namespace
@@ -68,7 +113,9 @@ void PackedWeights::pack(jit::Block& block) {
     if (!weight.defined()) continue;
     auto* constant = node->input(1);
     const auto shape = torch::empty_like(weight, torch::kMeta);
-    weights_.emplace(shape.unsafeGetTensorImpl(), Weight{shape, cpu::pack_weight(weight)});
+    const bool upsamples = upsampling_before(*node, weight) != nullptr;
+    const auto packed = cpu::pack_weight(weight, upsamples);
+    weights_.emplace(shape.unsafeGetTensorImpl(), Weight{shape, packed, upsamples});
     const jit::WithInsertPoint guard(constant->node());
     // A weight of several layers stays, and is packed for each.
     node->replaceInput(1, block.owningGraph()->insertConstant(shape));
@@ -88,7 +135,7 @@ void PackedWeights::use(jit::Block& block) const {
     if (node->kind() != c10::aten::_convolution && node->kind() != c10::aten::linear) continue;
     const auto weight = constant_tensor(node->input(1));
     const auto found = weights_.find(weight.defined() ? weight.unsafeGetTensorImpl() : nullptr);
-    if (found != weights_.end()) replace(*node, found->second.packed);
+    if (found != weights_.end()) replace(*node, found->second.packed, found->second.upsamples);
   }
 }
 

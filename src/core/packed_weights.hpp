@@ -21,6 +21,7 @@ class PackedWeights {
  private:
   struct Weight {
     torch::Tensor shape, packed;
+    bool upsamples;  // the layer's input first
   };
   void pack(torch::jit::Block& block);
   void use(torch::jit::Block& block) const;

@@ -16,7 +16,7 @@ bool can_pack(const torch::Tensor&) {
   return false;
 }
 
-torch::Tensor pack_weight(const torch::Tensor& weight) {
+torch::Tensor pack_weight(const torch::Tensor& weight, bool) {
   return weight;
 }
 

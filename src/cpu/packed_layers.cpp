@@ -7,7 +7,9 @@
 
 #include "cpu/kernels.hpp"
 #include "cpu/operators.hpp"
+#include "cpu/packed_weight.hpp"
 #include "cpu/parallel.hpp"
+#include "cpu/upsample_convolution.hpp"
 #include "cpu/winograd.hpp"
 
 namespace deepcache::cpu {
@@ -23,11 +25,6 @@ std::int64_t block_of(std::int64_t outputs, std::int64_t panel) {
   for (auto block = panel; block >= 16; block -= 16)
     if (outputs % block == 0) return block;
   return std::min(panel, divide_up(outputs, 16) * 16);
-}
-
-/// In how large parts of equal size inputs are summed up.
-std::int64_t depth_of(std::int64_t inputs, std::int64_t max_depth) {
-  return divide_up(divide_up(inputs, divide_up(inputs, max_depth)), 16) * 16;
 }
 
 /// Weight [O, C, taps] in blocks.
@@ -52,13 +49,6 @@ torch::Tensor pack(const torch::Tensor& weight) {
   return packed;
 }
 
-/// The shape of a packed weight.
-struct Weight {
-  Weight(const torch::Tensor& packed, std::int64_t number)
-      : outputs(number), taps(packed.size(1)), inputs(packed.size(2)), block(packed.size(3)), blocks(packed.size(0)) {}
-  std::int64_t outputs, taps, inputs, block, blocks;
-};
-
 std::vector<float> bias_of(const std::optional<torch::Tensor>& bias, std::int64_t size) {
   std::vector<float> floats(static_cast<std::size_t>(size));
   if (!bias || !bias->defined()) return floats;
@@ -72,24 +62,6 @@ void check_input(const torch::Tensor& input, const torch::Tensor& packed, std::i
               packed.scalar_type(), " on the CPU, its input is ", input.scalar_type(), " on ", input.device());
   TORCH_CHECK(input.size(dim) == packed.size(2), "expected the layer's input to have ", packed.size(2), " ", what,
               ", but got ", input.size(dim), ": ", input.sizes());
-}
-
-/// sums [rows, columns] = input [rows, C] * weight [C, columns], in parts of C; or += if `adds`.
-template <typename T>
-void multiply(const T* input, std::int64_t input_stride, const T* weight, const Weight& w, std::int64_t rows,
-              std::int64_t columns, float* sums, std::int64_t sums_stride, bool adds) {
-  const auto& kernel = kernels<T>();
-  const auto depth = depth_of(w.inputs, kernel.max_depth);
-  for (std::int64_t i = 0; i < w.inputs; i += depth)
-    kernel.multiply({.rows = rows,
-                     .columns = columns,
-                     .depth = std::min(depth, w.inputs - i),
-                     .left_stride = input_stride,
-                     .right_stride = w.block,
-                     .right_panel = 0,
-                     .sums_stride = sums_stride,
-                     .adds = adds || i > 0},
-                    input + i, weight + i * w.block, sums);
 }
 
 /// The tile of sums of `columns` outputs.
@@ -191,8 +163,8 @@ bool can_pack(const torch::Tensor& weight) {
          has_kernels(weight.scalar_type()) && (weight.scalar_type() == torch::kFloat || weight.size(1) % 2 == 0);
 }
 
-torch::Tensor pack_weight(const torch::Tensor& weight) {
-  const auto plain = weight.contiguous();
+torch::Tensor pack_weight(const torch::Tensor& weight, bool upsamples) {
+  const auto plain = upsamples ? fold_upsampling(weight) : weight.contiguous();
   return weight.scalar_type() == torch::kFloat ? pack<float>(plain) : pack<c10::BFloat16>(plain);
 }
 
@@ -255,6 +227,24 @@ torch::Tensor convolution(const torch::Tensor& input, const torch::Tensor& packe
     else
       compute(pixels, packed, Weight(packed, out_channels), window, shift, same, output);
   });
+}
+
+torch::Tensor upsample_convolution(const torch::Tensor& input, const torch::Tensor& packed,
+                                   const std::optional<torch::Tensor>& bias, std::int64_t out_channels,
+                                   torch::IntArrayRef size) {
+  TORCH_CHECK(input.dim() == 4, "a convolution reads [B, C, H, W], got ", input.sizes());
+  check_input(input, packed, 1, "channels");
+  const auto doubles = [&](std::size_t i) {
+    const auto doubled = 2 * input.size(static_cast<std::int64_t>(i) + 2);
+    return size[i] == doubled || size[i] == doubled - 1;
+  };
+  if (!doubles(0) || !doubles(1))
+    return convolution(at::upsample_nearest2d(input, size), unfold_upsampling(packed), bias, out_channels, {3, 3},
+                       {1, 1}, {1, 1});
+  const auto output = torch::empty({input.size(0), out_channels, size[0], size[1]},
+                                   input.options().memory_format(torch::MemoryFormat::ChannelsLast));
+  if (output.numel() > 0) convolve_upsampled(input, packed, bias_of(bias, out_channels), output);
+  return output;
 }
 
 }  // namespace deepcache::cpu

@@ -13,7 +13,8 @@ namespace deepcache::cpu {
 
 /// Weight [O, C, kh, kw] or, of a linear layer, [O, C]; in blocks of outputs, [O / block, kh * kw, C, block], and for
 /// bfloat16 with two and two inputs next to each other. The last block is filled up with zeros.
-torch::Tensor pack_weight(const torch::Tensor& weight);
+/// @param upsamples  it is a 3x3 convolution's, for `upsample_convolution`
+torch::Tensor pack_weight(const torch::Tensor& weight, bool upsamples = false);
 
 /// Whether layers with such weights can be packed: there are kernels for their type, and for bfloat16 its inputs are a
 /// multiple of 2.
@@ -31,5 +32,14 @@ torch::Tensor convolution(const torch::Tensor& input, const torch::Tensor& packe
                           const std::optional<torch::Tensor>& bias, std::int64_t out_channels,
                           torch::IntArrayRef kernel_size, torch::IntArrayRef stride, torch::IntArrayRef padding,
                           const std::optional<torch::Tensor>& added = std::nullopt);
+
+/// Nearest-neighbour upsampling of [B, C, H, W] to [B, C, *size], and a 3x3 convolution of it with stride and padding 1
+/// (upsample_convolution.hpp).
+/// @param packed  with `upsamples`
+/// @returns [B, out_channels, *size], in channels_last
+/// @throws c10::Error if the input has another dtype or number of channels than the weight.
+torch::Tensor upsample_convolution(const torch::Tensor& input, const torch::Tensor& packed,
+                                   const std::optional<torch::Tensor>& bias, std::int64_t out_channels,
+                                   torch::IntArrayRef size);
 
 }  // namespace deepcache::cpu

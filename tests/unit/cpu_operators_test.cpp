@@ -239,6 +239,39 @@ TEST_P(CpuLayers, ConvolutionIsExactToRounding) {
   }
 }
 
+TEST_P(CpuLayers, UpsamplingAndConvolutionAreExactToRounding) {
+  struct Case {
+    std::int64_t inputs, outputs;
+    std::vector<std::int64_t> from, to;
+  };
+  for (const auto& [inputs, outputs, from, to] : {Case{64, 64, {8, 8}, {16, 16}},
+                                                  {320, 72, {4, 6}, {8, 12}},
+                                                  {16, 20, {5, 9}, {9, 17}},
+                                                  {16, 20, {5, 9}, {10, 17}},
+                                                  {16, 20, {5, 9}, {9, 18}},
+                                                  {32, 10, {1, 1}, {1, 1}},
+                                                  {32, 10, {1, 1}, {2, 2}},
+                                                  {6, 4, {2, 130}, {4, 260}},
+                                                  {1100, 16, {4, 4}, {8, 8}},
+                                                  {16, 20, {5, 9}, {15, 27}} /* not doubled */,
+                                                  {16, 20, {5, 9}, {10, 9}},
+                                                  {16, 20, {5, 9}, {4, 3}}}) {
+    const auto input = random({2, inputs, from[0], from[1]}), weight = random({outputs, inputs, 3, 3}),
+               bias = random({outputs});
+    const auto packed = cpu::pack_weight(weight, true);
+    const auto doubled = at::upsample_nearest2d(exact(input), to);
+    for (const auto format : {torch::MemoryFormat::Contiguous, torch::MemoryFormat::ChannelsLast}) {
+      const auto output = cpu::upsample_convolution(input.contiguous(format), packed, bias, outputs, to);
+      EXPECT_TRUE(output.is_contiguous(torch::MemoryFormat::ChannelsLast));
+      expect_exact(output, at::conv2d(doubled, exact(weight), exact(bias), 1, 1), 2 * tolerance(GetParam()),
+                   c10::str(weight.sizes(), " of ", from, " to ", to, ", ", GetParam()));
+    }
+  }
+  const auto packed = cpu::pack_weight(random({6, 10, 3, 3}), true);
+  EXPECT_EQ(cpu::upsample_convolution(random({0, 10, 2, 2}), packed, std::nullopt, 6, {4, 4}).sizes(),
+            (std::vector<std::int64_t>{0, 6, 4, 4}));
+}
+
 TEST_P(CpuLayers, RefuseOtherInputs) {
   const auto packed = cpu::pack_weight(random({6, 10})), kernels = cpu::pack_weight(random({6, 10, 3, 3}));
   const auto convolve = [&](const torch::Tensor& input) {
@@ -257,6 +290,11 @@ TEST_P(CpuLayers, RefuseOtherInputs) {
   expect_error<c10::Error>([&] { convolve(random({1, 8, 4, 4})); }, {"10 channels", "got 8"});
   expect_error<c10::Error>([&] { convolve(random({10, 4, 4})); }, {"[B, C, H, W]", "[10, 4, 4]"});
   expect_error<c10::Error>([&] { convolve(random({1, 10, 2, 4})); }, {"larger than its input"});
+  const auto upsample = [&](const torch::Tensor& input) {
+    return cpu::upsample_convolution(input, kernels, std::nullopt, 6, {8, 8});
+  };
+  expect_error<c10::Error>([&] { upsample(random({1, 8, 4, 4})); }, {"10 channels", "got 8"});
+  expect_error<c10::Error>([&] { upsample(random({10, 4, 4})); }, {"[B, C, H, W]", "[10, 4, 4]"});
 }
 
 TEST_P(CpuLayers, DoNotDependOnThreads) {

@@ -4,6 +4,7 @@
 #include <torch/csrc/jit/ir/constants.h>
 #include <torch/jit.h>
 
+#include "core/cast_graph.hpp"
 #include "cpu/operators.hpp"
 #include "deepcache/unet.hpp"
 #include "networks.hpp"
@@ -13,11 +14,12 @@ namespace {
 
 using Inputs = std::vector<c10::IValue>;
 
-/// Functions of x, the weights w of a convolution, m of a linear layer, and the bias b.
-Graph graph_of(const std::string& result, const std::map<std::string, torch::Tensor>& constants) {
+/// Functions of x, or of what is made of it first, the weights w of a convolution, m of a linear layer, and the bias b.
+Graph graph_of(const std::string& result, const std::map<std::string, torch::Tensor>& constants,
+               const std::string& up = "x") {
   torch::jit::Module module("network");
   for (const auto& [name, tensor] : constants) module.register_parameter(name, tensor, false);
-  module.define("def forward(self, x):\n    return " + result + "\n");
+  module.define("def forward(self, x):\n    up = " + up + "\n    return " + result + "\n");
   module.eval();
   return inference_graph(module);
 }
@@ -95,6 +97,39 @@ INSTANTIATE_TEST_SUITE_P(
                     traced("x, self.o, self.b, [1, 1], [0, 0]") + " + self.r + self.r",
                     traced("x, self.w, self.b, [1, 1], [1, 1]") + ".add(self.r, alpha=2)",
                     traced("x, self.w, None, [1, 1], [1, 1]") + " + self.b[:, None, None] + self.r"));
+
+TEST(PackedWeights, UpsamplingIsPartOfTheConvolutionThatAloneReadsIt) {
+  torch::manual_seed(0);
+  const auto x = torch::randn({2, 8, 5, 6});
+  struct Case {
+    std::string upsampling;  // size, and factors
+    std::string result = traced("up, self.w, self.b, [1, 1], [1, 1]");
+    bool folded = false;
+  };
+  const std::string doubled = "[10, 12], None, None";
+  for (const auto& [upsampling, result, folded] : {Case{.upsampling = doubled, .folded = true},
+                                                   {.upsampling = "[9, 11], None, None", .folded = true},
+                                                   {.upsampling = "[15, 6], None, None", .folded = true},
+                                                   {.upsampling = "[10, 12], 2., 2.", .folded = true},
+                                                   {.upsampling = "[9, 9], 1.8, 1.5"},
+                                                   {doubled, traced("up, self.w, self.b, [2, 2], [1, 1]")},
+                                                   {doubled, traced("up, self.w, self.b, [1, 1], [0, 1]")},
+                                                   {doubled, traced("up, self.o, self.b, [1, 1], [1, 1]")},
+                                                   {doubled, Case{}.result + " + up.sum()"}}) {
+    const auto graph = graph_of(
+        result, {{"w", torch::randn({16, 8, 3, 3})}, {"o", torch::randn({16, 8, 1, 1})}, {"b", torch::randn({16})}},
+        "torch.upsample_nearest2d(x, " + upsampling + ")");
+    const auto expected = Program(graph, "unpacked").run({x})[0].toTensor();
+    for (const auto dtype : {torch::kFloat, torch::kBFloat16}) {  // casts are between the two
+      PackedWeights weights;
+      const auto runnable = weights.runnable(weights.pack(cast_graph(graph->copy(), dtype)));
+      expect_near(Program(runnable, "packed").run({x})[0].toTensor(), expected, dtype);
+      if (!cpu::has_kernels(dtype)) continue;
+      EXPECT_EQ(count(runnable, "deepcache::upsample_convolution"), folded ? 1 : 0) << upsampling << result;
+      EXPECT_EQ(count(runnable, "aten::upsample_nearest2d"), folded ? 0 : 1) << upsampling << result;
+    }
+  }
+}
 
 TEST(PackedWeights, GraphsThatWriteInPlaceStay) {
   const auto graph =
