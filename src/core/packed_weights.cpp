@@ -2,6 +2,7 @@
 
 #include <torch/csrc/jit/ir/constants.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "core/fuse_operators.hpp"
@@ -46,19 +47,18 @@ jit::Value* uncast_input(const jit::Node& layer) {
   return (cast == nullptr ? layer : *cast).input(0);
 }
 
-/// The nearest-neighbour upsampling, perhaps by 2, that a 3x3 convolution alone reads; null if there is none.
-jit::Node* upsampling_before(const jit::Node& layer, const torch::Tensor& weight) {
-  auto* node = uncast_input(layer)->node();
-  if (node->kind() != c10::aten::upsample_nearest2d || node->inputs().size() != 4 || node->output()->uses().size() != 1)
-    return nullptr;
-  if (weight.dim() != 4 || weight.sizes().slice(2) != torch::IntArrayRef{3, 3}) return nullptr;
-  for (const std::size_t argument : {3, 4})
-    if (jit::toIValue(layer.input(argument))->toIntVector() != Sizes{1, 1}) return nullptr;
-  for (const std::size_t factor : {2, 3}) {
-    const auto value = jit::toIValue(node->input(factor));
-    if (!value || !(value->isNone() || value->toDouble() == 2.0)) return nullptr;
-  }
-  return node;
+/// Whether a layer is a 3x3 convolution that alone reads what nearest-neighbour upsampling, perhaps by 2, gives.
+bool upsamples_first(const jit::Node& layer, const torch::Tensor& weight) {
+  const auto* node = uncast_input(layer)->node();
+  if (node->kind() != c10::aten::upsample_nearest2d || node->output()->uses().size() != 1) return false;
+  if (weight.dim() != 4 || weight.sizes().slice(2) != torch::IntArrayRef{3, 3}) return false;
+  for (const std::size_t argument : {3, 4})  // stride and padding
+    if (jit::toIValue(layer.input(argument))->toIntVector() != Sizes{1, 1}) return false;
+  // One factor for each direction, or a list of both. Where there are none, the size says what is to be done.
+  return std::ranges::all_of(node->inputs().slice(2), [](const jit::Value* value) {
+    const auto factor = jit::toIValue(value);
+    return factor && (factor->isNone() || *factor == c10::IValue(2.0) || *factor == c10::IValue(std::vector{2.0, 2.0}));
+  });
 }
 
 /// The value before it was copied into another layout, which no layer minds.
@@ -113,7 +113,7 @@ void PackedWeights::pack(jit::Block& block) {
     if (!weight.defined()) continue;
     auto* constant = node->input(1);
     const auto shape = torch::empty_like(weight, torch::kMeta);
-    const bool upsamples = upsampling_before(*node, weight) != nullptr;
+    const bool upsamples = upsamples_first(*node, weight);
     const auto packed = cpu::pack_weight(weight, upsamples);
     weights_.emplace(shape.unsafeGetTensorImpl(), Weight{shape, packed, upsamples});
     const jit::WithInsertPoint guard(constant->node());

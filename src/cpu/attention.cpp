@@ -160,9 +160,9 @@ bool can_compute(const torch::Tensor& query, const torch::Tensor& key, const tor
 
 torch::Tensor attention(const torch::Tensor& query, const torch::Tensor& key, const torch::Tensor& value,
                         std::optional<double> scale) {
-  if (!can_compute(query, key, value))
+  const auto factor = static_cast<float>(scale.value_or(1 / std::sqrt(static_cast<double>(query.size(-1)))));
+  if (factor < 0 || !can_compute(query, key, value))  // the largest score isn't the one with the most weight
     return at::scaled_dot_product_attention(query, key, value, std::nullopt, 0, false, scale);
-  const auto factor = static_cast<float>(scale.value_or(1 / std::sqrt(static_cast<double>(query.size(3)))));
   return query.scalar_type() == torch::kFloat ? attention_of<float>(query, key, value, factor)
                                               : attention_of<c10::BFloat16>(query, key, value, factor);
 }

@@ -55,6 +55,7 @@ auto exp2_for(typename V::Floats x) {
 }
 
 inline constexpr float kLog2E = std::numbers::log2e_v<float>;
+inline constexpr float kRoundedByOne = 1 << 24;  // float32 numbers from here on are more than 1 apart
 
 template <typename V>
 auto sigmoid(typename V::Floats x) {
@@ -83,23 +84,29 @@ void softmax_block(const SoftmaxBlock& b, T* weights) {
     const auto largest = fold_lanes<V>(
         b.columns, V::all(-__builtin_inff()),
         [&](auto lanes, std::int64_t c, auto mask) { return V::max(lanes, V::load(scores + c, mask), mask); });
-    auto maximum = V::maximum(largest) * scale;
+    auto maximum = V::maximum(largest);
     float before = 0;
     if (!b.first) {
       maximum = maximum > b.maximum[row] ? maximum : b.maximum[row];
-      const auto correction = exp2<V>(V::all(b.maximum[row] - maximum));
+      const auto correction = exp2<V>(V::all((b.maximum[row] - maximum) * scale));
       before = b.sum[row] * V::front(correction);
       float* output = b.output + row * b.head_dim;
       for_lanes<V>(b.head_dim, [&](std::int64_t i, auto mask) {
         V::store(output + i, V::load(output + i, mask) * correction, mask);
       });
     }
-    const auto sums = fold_lanes<V>(b.columns, V::all(0), [&](auto lanes, std::int64_t c, auto mask) {
-      const auto exponent = V::fmsub(V::load(scores + c, mask), V::all(scale), V::all(maximum));
-      const auto weight = V::keep(exp2_for<V, T>(exponent), mask);
-      V::store(out + c, weight, mask);
-      return lanes + weight;
-    });
+    const auto weigh = [&](const auto& exponent_of) {
+      return fold_lanes<V>(b.columns, V::all(0), [&](auto lanes, std::int64_t c, auto mask) {
+        const auto weight = V::keep(exp2_for<V, T>(exponent_of(V::load(scores + c, mask))), mask);
+        V::store(out + c, weight, mask);
+        return lanes + weight;
+      });
+    };
+    const auto top = maximum * scale;
+    const auto sums =
+        top > -kRoundedByOne && top < kRoundedByOne  // then one operation does: its error is the same for all weights
+            ? weigh([&](auto score) { return V::fmsub(score, V::all(scale), V::all(top)); })
+            : weigh([&](auto score) { return (score - V::all(maximum)) * V::all(scale); });
     if (sizeof(T) < sizeof(float) && b.columns % 2 == 1) out[b.columns] = T();
     b.sum[row] = before + V::sum(sums);
     b.maximum[row] = maximum;

@@ -19,7 +19,7 @@ template <typename T>
 inline constexpr std::int64_t kInterleaved = sizeof(T) == sizeof(float) ? 1 : 2;
 
 /// A block of attention's scores, [rows, columns] at a distance of `columns_stride`, becomes what the values are
-/// weighted with, exp(scale * score - maximum), in place or, for bfloat16, in `weights` at the same places, where an
+/// weighted with, exp(scale * (score - maximum)), in place or, for bfloat16, in `weights` at the same places, where an
 /// odd last column is followed by a zero.
 /// @param maximum, sum   of each row, over all blocks so far; updated
 /// @param output         [rows, head_dim] so far, [rows, head_dim]; brought to the new maximum

@@ -55,8 +55,9 @@ void register_operators() {
         "convolution(Tensor input, Tensor packed, Tensor? bias, int out_channels, int[] kernel_size, int[] stride, "
         "int[] padding, Tensor? added=None) -> Tensor",
         convolution);
-    made->def("upsample_convolution(Tensor input, Tensor packed, Tensor? bias, int out_channels, int[] size) -> Tensor",
-              upsample_convolution);
+    made->def(
+        "upsample_convolution(Tensor input, Tensor packed, Tensor? bias, int out_channels, int[]? size) -> Tensor",
+        upsample_convolution);
     return true;
   }();
   static_cast<void>(registered);

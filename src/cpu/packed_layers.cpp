@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <array>
 #include <vector>
 
 #include "cpu/kernels.hpp"
@@ -231,17 +232,16 @@ torch::Tensor convolution(const torch::Tensor& input, const torch::Tensor& packe
 
 torch::Tensor upsample_convolution(const torch::Tensor& input, const torch::Tensor& packed,
                                    const std::optional<torch::Tensor>& bias, std::int64_t out_channels,
-                                   torch::IntArrayRef size) {
+                                   at::OptionalIntArrayRef size) {
   TORCH_CHECK(input.dim() == 4, "a convolution reads [B, C, H, W], got ", input.sizes());
   check_input(input, packed, 1, "channels");
-  const auto doubles = [&](std::size_t i) {
-    const auto doubled = 2 * input.size(static_cast<std::int64_t>(i) + 2);
-    return size[i] == doubled || size[i] == doubled - 1;
-  };
+  const std::array doubled{2 * input.size(2), 2 * input.size(3)};
+  const auto to = size.value_or(torch::IntArrayRef(doubled));
+  const auto doubles = [&](std::size_t i) { return to[i] == doubled[i] || to[i] == doubled[i] - 1; };
   if (!doubles(0) || !doubles(1))
-    return convolution(at::upsample_nearest2d(input, size), unfold_upsampling(packed), bias, out_channels, {3, 3},
-                       {1, 1}, {1, 1});
-  const auto output = torch::empty({input.size(0), out_channels, size[0], size[1]},
+    return convolution(at::upsample_nearest2d(input, to), unfold_upsampling(packed), bias, out_channels, {3, 3}, {1, 1},
+                       {1, 1});
+  const auto output = torch::empty({input.size(0), out_channels, to[0], to[1]},
                                    input.options().memory_format(torch::MemoryFormat::ChannelsLast));
   if (output.numel() > 0) convolve_upsampled(input, packed, bias_of(bias, out_channels), output);
   return output;

@@ -33,13 +33,13 @@ torch::Tensor convolution(const torch::Tensor& input, const torch::Tensor& packe
                           torch::IntArrayRef kernel_size, torch::IntArrayRef stride, torch::IntArrayRef padding,
                           const std::optional<torch::Tensor>& added = std::nullopt);
 
-/// Nearest-neighbour upsampling of [B, C, H, W] to [B, C, *size], and a 3x3 convolution of it with stride and padding 1
-/// (upsample_convolution.hpp).
+/// Nearest-neighbour upsampling of [B, C, H, W] to [B, C, *size], or by 2 if there is none, and a 3x3 convolution of it
+/// with stride and padding 1 (upsample_convolution.hpp).
 /// @param packed  with `upsamples`
 /// @returns [B, out_channels, *size], in channels_last
 /// @throws c10::Error if the input has another dtype or number of channels than the weight.
 torch::Tensor upsample_convolution(const torch::Tensor& input, const torch::Tensor& packed,
                                    const std::optional<torch::Tensor>& bias, std::int64_t out_channels,
-                                   torch::IntArrayRef size);
+                                   at::OptionalIntArrayRef size);
 
 }  // namespace deepcache::cpu

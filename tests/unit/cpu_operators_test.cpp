@@ -50,10 +50,11 @@ TEST(CpuAttention, IsExactToRounding) {
                              : torch::randn({batch, heads, length, dim}).to(dtype);
         };
         const auto query = 3 * make(queries), key = 3 * make(keys), value = make(keys);  // some scores are large
-        for (const auto scale : {std::optional<double>(), std::optional(0.3)}) {
+        for (const auto scale : {std::optional<double>(), std::optional(0.3), std::optional(-0.3)}) {
           const auto exact = at::scaled_dot_product_attention(query.to(torch::kDouble), key.to(torch::kDouble),
                                                               value.to(torch::kDouble), std::nullopt, 0, false, scale);
-          const auto score = scale.value_or(1 / std::sqrt(dim)) * at::matmul(query, key.transpose(2, 3)).abs().max();
+          const auto score =
+              std::abs(scale.value_or(1 / std::sqrt(dim))) * at::matmul(query, key.transpose(2, 3)).abs().max();
           const auto allowed = tolerance(dtype) * std::max(1.0, 0.1 * score.item<double>());  // a score is rounded too
           expect_exact(cpu::attention(query, key, value, scale), exact, allowed,
                        c10::str(query.sizes(), ", ", keys, " keys, ", dtype));
@@ -84,6 +85,14 @@ TEST(CpuAttention, ScoresOfAnySize) {
   const auto key = torch::tensor({{1.0, 1.0}, {-1.0, -1.0}, {0.0, 0.0}}).to(torch::kFloat).view({1, 1, 3, 2});
   expect_tensor_near(cpu::attention(query, key, value, 1.0).flatten(), torch::tensor({0.0F, 1.0F}), 1e-6);
   expect_tensor_near(cpu::attention(-query, key, value, 1.0).flatten(), torch::tensor({2.0F, 3.0F}), 1e-6);
+  for (const auto size : {1e4F, 1e6F, 1e8F, 1e12F, 1e16F}) {  // whose rounding would be a factor of any size
+    const auto scores = size * torch::tensor({{1.0F, 1 / 3.0F}, {1.0F, 0.33F}, {-1.0F, 0.0F}}).view({1, 1, 3, 2});
+    for (const auto sign : {1.0F, -1.0F}) {
+      const auto exact = at::scaled_dot_product_attention(sign * query.to(torch::kDouble), scores.to(torch::kDouble),
+                                                          value.to(torch::kDouble), std::nullopt, 0, false, 0.7);
+      expect_tensor_near(cpu::attention(sign * query, scores, value, 0.7), exact.to(torch::kFloat), 1e-6);
+    }
+  }
   const auto huge = torch::tensor({{-1e30F, 0.0F}, {0.0F, 0.0F}, {-1e30F, 0.0F}}).view({1, 1, 3, 2});  // to -infinity
   expect_tensor_near(cpu::attention(1e30 * query, huge, value, 1.0).flatten(), torch::tensor({2.0F, 3.0F}), 1e-6);
 }
@@ -268,7 +277,10 @@ TEST_P(CpuLayers, UpsamplingAndConvolutionAreExactToRounding) {
     }
   }
   const auto packed = cpu::pack_weight(random({6, 10, 3, 3}), true);
-  EXPECT_EQ(cpu::upsample_convolution(random({0, 10, 2, 2}), packed, std::nullopt, 6, {4, 4}).sizes(),
+  const auto picture = random({1, 10, 3, 5});
+  EXPECT_TRUE(torch::equal(cpu::upsample_convolution(picture, packed, std::nullopt, 6, std::nullopt),
+                           cpu::upsample_convolution(picture, packed, std::nullopt, 6, {{6, 10}})));
+  EXPECT_EQ(cpu::upsample_convolution(random({0, 10, 2, 2}), packed, std::nullopt, 6, {{4, 4}}).sizes(),
             (std::vector<std::int64_t>{0, 6, 4, 4}));
 }
 
@@ -291,7 +303,7 @@ TEST_P(CpuLayers, RefuseOtherInputs) {
   expect_error<c10::Error>([&] { convolve(random({10, 4, 4})); }, {"[B, C, H, W]", "[10, 4, 4]"});
   expect_error<c10::Error>([&] { convolve(random({1, 10, 2, 4})); }, {"larger than its input"});
   const auto upsample = [&](const torch::Tensor& input) {
-    return cpu::upsample_convolution(input, kernels, std::nullopt, 6, {8, 8});
+    return cpu::upsample_convolution(input, kernels, std::nullopt, 6, {{8, 8}});
   };
   expect_error<c10::Error>([&] { upsample(random({1, 8, 4, 4})); }, {"10 channels", "got 8"});
   expect_error<c10::Error>([&] { upsample(random({10, 4, 4})); }, {"[B, C, H, W]", "[10, 4, 4]"});

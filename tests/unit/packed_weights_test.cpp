@@ -111,6 +111,8 @@ TEST(PackedWeights, UpsamplingIsPartOfTheConvolutionThatAloneReadsIt) {
                                                    {.upsampling = "[9, 11], None, None", .folded = true},
                                                    {.upsampling = "[15, 6], None, None", .folded = true},
                                                    {.upsampling = "[10, 12], 2., 2.", .folded = true},
+                                                   {.upsampling = "None, [2., 2.]", .folded = true},
+                                                   {.upsampling = "None, [2., 3.]"},
                                                    {.upsampling = "[9, 9], 1.8, 1.5"},
                                                    {doubled, traced("up, self.w, self.b, [2, 2], [1, 1]")},
                                                    {doubled, traced("up, self.w, self.b, [1, 1], [0, 1]")},
