@@ -42,6 +42,12 @@ bool is_elementwise(const jit::Node& node) {
          node.kind() == c10::aten::div;
 }
 
+/// Whether a node only moves or repeats numbers for one reader: they are cast before it, so that it stays next to that.
+bool moves_numbers(const jit::Node& node) {
+  return (node.kind() == c10::aten::contiguous || node.kind() == c10::aten::upsample_nearest2d) &&
+         node.output()->uses().size() == 1;
+}
+
 class Cast {
  public:
   Cast(torch::Dtype from, torch::Dtype to) : from_(from), to_(to) {}
@@ -63,10 +69,12 @@ class Cast {
 
  private:
   void cast_layer(jit::Node& node, const std::vector<std::size_t>& inputs) {
-    const jit::WithInsertPoint guard(&node);
-    auto& graph = *node.owningGraph();
     for (std::size_t i = 1; i < inputs.size(); ++i) cast_constant(node, inputs[i]);
-    node.replaceInput(inputs[0], graph.insert(c10::aten::to, {node.input(inputs[0]), to_}));
+    auto* reader = &node;
+    auto input = inputs[0];
+    for (; moves_numbers(*reader->input(input)->node()); input = 0) reader = reader->input(input)->node();
+    const jit::WithInsertPoint guard(reader);
+    reader->replaceInput(input, node.owningGraph()->insert(c10::aten::to, {reader->input(input), to_}));
   }
 
   void cast_constant(jit::Node& node, std::size_t input) {

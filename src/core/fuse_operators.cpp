@@ -21,10 +21,7 @@ class Builder {
 
   /// Puts the result of an operator in the place of that of `place`, which does nothing any more.
   void replace_by(const char* kind, const std::vector<jit::Value*>& inputs) {
-    auto* node = graph_.insertNode(graph_.create(c10::Symbol::fromQualString(kind), inputs));
-    node->setScope(place_.scope());
-    node->output()->setType(place_.output()->type());
-    place_.output()->replaceAllUsesWith(node->output());
+    deepcache::replace_by(place_, kind, inputs);
   }
 
  private:

@@ -33,23 +33,9 @@ torch::Tensor weight_to_pack(const jit::Node& node) {
   return weight.defined() && weight.dim() == (linear ? 2 : 4) && cpu::can_pack(weight) ? weight : torch::Tensor();
 }
 
-/// A cast to another dtype that a layer alone reads (cast_graph.hpp); null if there is none. What only moves or repeats
-/// numbers could as well be after it.
-jit::Node* cast_before(const jit::Node& layer) {
-  auto* node = layer.input(0)->node();
-  return node->kind() == c10::aten::to && node->inputs().size() == 5 && node->output()->uses().size() == 1 ? node
-                                                                                                           : nullptr;
-}
-
-/// What a layer reads, before it is cast.
-jit::Value* uncast_input(const jit::Node& layer) {
-  const auto* cast = cast_before(layer);
-  return (cast == nullptr ? layer : *cast).input(0);
-}
-
 /// Whether a layer is a 3x3 convolution that alone reads what nearest-neighbour upsampling, perhaps by 2, gives.
 bool upsamples_first(const jit::Node& layer, const torch::Tensor& weight) {
-  const auto* node = uncast_input(layer)->node();
+  const auto* node = layer.input(0)->node();
   if (node->kind() != c10::aten::upsample_nearest2d || node->output()->uses().size() != 1) return false;
   if (weight.dim() != 4 || weight.sizes().slice(2) != torch::IntArrayRef{3, 3}) return false;
   for (const std::size_t argument : {3, 4})  // stride and padding
@@ -69,38 +55,27 @@ jit::Value* layout_free(jit::Value* value) {
   return format && format->isInt() && format->toInt() == kContiguous ? node->input(0) : value;
 }
 
-/// Puts an operator of src/cpu in the place of `node`.
-void replace(jit::Node& node, const char* kind, const std::vector<jit::Value*>& inputs) {
-  auto& graph = *node.owningGraph();
-  auto* layer = graph.insertNode(graph.create(c10::Symbol::fromQualString(kind), inputs));
-  layer->setScope(node.scope());
-  layer->output()->setType(node.output()->type());
-  node.output()->replaceAllUsesWith(layer->output());
-  node.destroy();
-}
-
 /// Puts a packed layer in the place of `node`, whose weight is on the meta device.
 void replace(jit::Node& node, const torch::Tensor& packed, bool upsamples) {
   auto& graph = *node.owningGraph();
   const jit::WithInsertPoint guard(&node);
   const auto shape = constant_tensor(node.input(1)).sizes();
-  auto* const upsampling = upsamples ? uncast_input(node)->node() : nullptr;
-  TORCH_INTERNAL_ASSERT(!upsamples || upsampling->kind() == c10::aten::upsample_nearest2d);
-  auto* input = layout_free(upsamples ? upsampling->input(0) : uncast_input(node));
-  if (auto* cast = cast_before(node); cast != nullptr) {
-    cast->replaceInput(0, input);
-    input = cast->output();
-  }
-  std::vector<jit::Value*> inputs{input, graph.insertConstant(packed), node.input(2), graph.insertConstant(shape[0])};
+  auto* const before = node.input(0)->node();
+  TORCH_INTERNAL_ASSERT(!upsamples || before->kind() == c10::aten::upsample_nearest2d);
+  std::vector<jit::Value*> inputs{layout_free(upsamples ? before->input(0) : node.input(0)),
+                                  graph.insertConstant(packed), node.input(2), graph.insertConstant(shape[0])};
+  const char* kind = "deepcache::upsample_convolution";
   if (upsamples) {
-    inputs.push_back(upsampling->input(1));
-    replace(node, "deepcache::upsample_convolution", inputs);
-    return;
+    inputs.push_back(before->input(1));
+  } else {
+    const bool linear = node.kind() == c10::aten::linear;
+    kind = linear ? "deepcache::linear" : "deepcache::convolution";
+    if (!linear)
+      inputs.insert(inputs.end(), {graph.insertConstant(shape.slice(2).vec()), node.input(3), node.input(4)});
+    inputs.push_back(graph.insertConstant(c10::IValue()));  // nothing is added to the result
   }
-  const bool linear = node.kind() == c10::aten::linear;
-  if (!linear) inputs.insert(inputs.end(), {graph.insertConstant(shape.slice(2).vec()), node.input(3), node.input(4)});
-  inputs.push_back(graph.insertConstant(c10::IValue()));  // nothing is added to the result
-  replace(node, linear ? "deepcache::linear" : "deepcache::convolution", inputs);
+  replace_by(node, kind, inputs);
+  node.destroy();
 }
 
 }  // namespace

@@ -71,6 +71,14 @@ torch::Tensor constant_tensor(const jit::Value* value) {
   return constant && constant->isTensor() ? constant->toTensor() : torch::Tensor();
 }
 
+void replace_by(jit::Node& node, const char* kind, const std::vector<jit::Value*>& inputs) {
+  auto& graph = *node.owningGraph();
+  auto* made = graph.insertNode(graph.create(c10::Symbol::fromQualString(kind), inputs));
+  made->setScope(node.scope());
+  made->output()->setType(node.output()->type());
+  node.output()->replaceAllUsesWith(made->output());
+}
+
 bool writes_in_place(const jit::Block& block) {
   for (const auto* node : block.nodes()) {
     const auto* schema = node->maybeSchema();

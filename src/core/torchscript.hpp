@@ -38,6 +38,9 @@ c10::FunctionSchema forward_schema(const torch::jit::Module& module);
 /// The tensor that a value of a graph is, if it is a constant one; undefined otherwise.
 torch::Tensor constant_tensor(const torch::jit::Value* value);
 
+/// Puts an operator, made at the insert point, in the place of `node`, which nothing reads any more.
+void replace_by(torch::jit::Node& node, const char* kind, const std::vector<torch::jit::Value*>& inputs);
+
 /// Whether an operator writes into one of its inputs, which other values may share memory with.
 bool writes_in_place(const torch::jit::Block& block);
 

@@ -44,7 +44,8 @@ void add_taps(const float* taps, std::int64_t stride, bool second, bool cut, std
   const auto* const middle = taps + stride;
   const auto* const other = second ? middle + stride : taps;
   for (std::int64_t i = 0; i < size; ++i) sums[i] = middle[i] + other[i];
-  for (std::int64_t i = 0; cut && i < size; ++i) sums[i] += middle[stride + i];
+  if (!cut) return;
+  for (std::int64_t i = 0; i < size; ++i) sums[i] += middle[stride + i];
 }
 
 /// sums [taps, rows, width, block] of the input's rows from `first_row` on to `last_row`.

@@ -133,6 +133,14 @@ TEST(PackedWeights, UpsamplingIsPartOfTheConvolutionThatAloneReadsIt) {
   }
 }
 
+TEST(PackedWeights, CastLayersReadNoCopiesInOtherLayouts) {
+  const auto graph = graph_of(traced("x.permute([0, 1, 3, 2]).contiguous(), self.o, self.b, [1, 1], [0, 0]"),
+                              {{"o", torch::randn({16, 8, 1, 1})}, {"b", torch::randn({16})}});
+  PackedWeights weights;
+  const auto runnable = weights.runnable(weights.pack(cast_graph(graph->copy(), torch::kBFloat16)));
+  EXPECT_EQ(count(runnable, "aten::contiguous"), cpu::has_kernels(torch::kBFloat16) ? 0 : 1);
+}
+
 TEST(PackedWeights, GraphsThatWriteInPlaceStay) {
   const auto graph =
       graph_of("torch.relu_(torch.linear(x, self.m, self.b))", {{"m", torch::randn({4, 3})}, {"b", torch::randn({4})}});
