@@ -11,7 +11,7 @@ namespace deepcache::apps {
 
 void paint_unconditional(GenerateFlags& flags) {
   const auto& asked = flags.request.params;
-  auto pipe = UnconditionalPipeline::load(flags.model, cli::load_options(flags));
+  auto pipe = cli::load<UnconditionalPipeline>(flags);
   check_model_type(flags, pipe.model_type());
   UnconditionalParams given{
       .batch_size = asked.num_images_per_prompt, .eta = asked.eta, .seeds = asked.seeds, .latents = asked.latents};
@@ -43,7 +43,7 @@ void paint_unconditional(GenerateFlags& flags) {
 void paint_classes(GenerateFlags& flags) {
   const auto& asked = flags.request.params;
   if (flags.class_labels.empty()) throw std::invalid_argument("--class-label is required");
-  auto pipe = ClassConditionalPipeline::load(flags.model, cli::load_options(flags));
+  auto pipe = cli::load<ClassConditionalPipeline>(flags);
   check_model_type(flags, pipe.model_type());
   ClassConditionalParams given{.num_images_per_label = asked.num_images_per_prompt,
                                .height = asked.height,

@@ -34,7 +34,7 @@ void load_controls(const StableDiffusionPipeline& pipe, GenerateFlags& o) {
 
 void paint_stable_diffusion(GenerateFlags& flags) {
   cli::require_prompt(flags);
-  auto pipe = StableDiffusionPipeline::load(flags.model, cli::load_options(flags));
+  auto pipe = cli::load<StableDiffusionPipeline>(flags);
   check_model_type(flags, pipe.model_type());
   if (!flags.image.empty()) load_pictures(pipe, flags.image, flags.mask, flags.request.params);
   load_controls(pipe, flags);

@@ -51,7 +51,7 @@ TextToVideoZeroParams text_to_video_params(const GenerateFlags& o) {
 
 void paint_image_to_video(GenerateFlags& flags) {
   if (flags.image.empty()) throw std::invalid_argument("--image is required, the one to begin with");
-  auto pipe = StableVideoDiffusionPipeline::load(flags.model, cli::load_options(flags));
+  auto pipe = cli::load<StableVideoDiffusionPipeline>(flags);
   check_model_type(flags, pipe.model_type());
   const auto image = load_image(flags.image);
   const auto params = pipe.resolve(image_to_video_params(flags));
@@ -94,7 +94,7 @@ void paint_image_to_video(GenerateFlags& flags) {
 void paint_text_to_video(GenerateFlags& flags) {
   constexpr std::int64_t kFps = 4;  // of the original's demo
   cli::require_prompt(flags);
-  auto pipe = TextToVideoZeroPipeline::load(flags.model, cli::load_options(flags));
+  auto pipe = cli::load<TextToVideoZeroPipeline>(flags);
   check_model_type(flags, pipe.model_type());
   const auto params = pipe.resolve(text_to_video_params(flags));
   auto fps = kFps;

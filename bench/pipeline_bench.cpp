@@ -41,6 +41,7 @@ void add_flags(CLI::App& app, Options& o) {
 
 void run(const Options& o) {
   auto pipe = deepcache::StableDiffusionPipeline::load(o.package, {.scheduler = o.scheduler});
+  deepcache::keep_freed_memory();
   deepcache::Helper helper(pipe);
   deepcache::StableDiffusionParams params{
       .num_inference_steps = o.steps, .guidance_scale = o.guidance_scale, .height = o.height, .width = o.width};

@@ -123,7 +123,9 @@ torch::jit::Module load_module(const Source& source) {
 }
 
 deepcache::UNet load_unet(const Source& source) {
-  return deepcache::UNet::load(source.file, {.dtype = source.dtype});
+  auto unet = deepcache::UNet::load(source.file, {.dtype = source.dtype});
+  deepcache::keep_freed_memory();
+  return unet;
 }
 
 torch::Dtype dtype_of(const torch::jit::Module& module) {

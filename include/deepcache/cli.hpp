@@ -229,6 +229,14 @@ inline LoadOptions load_options(const Options& options) {
           .cuda_graphs = options.cuda_graphs};
 }
 
+/// Loads the model that they name, into a kind of pipeline.
+template <typename Pipeline>
+Pipeline load(const Options& options) {
+  auto pipe = Pipeline::load(options.model, load_options(options));
+  keep_freed_memory();
+  return pipe;
+}
+
 /// @throws std::invalid_argument if `options`, once prepared, have no prompt.
 inline void require_prompt(const Options& options) {
   if (options.request.prompts.empty()) throw std::invalid_argument("--prompt or --prompts-file is required");
@@ -262,7 +270,7 @@ inline CacheParams cache_params(const Options& options, const StableDiffusionPip
 inline StableDiffusionPipeline load_model(Options& options) {
   prepare(options);
   require_prompt(options);
-  return StableDiffusionPipeline::load(options.model, load_options(options));
+  return load<StableDiffusionPipeline>(options);
 }
 
 /// All of this, for a program of Stable Diffusion.

@@ -1,4 +1,6 @@
+#include <array>
 #include <cmath>
+#include <memory>
 #include <vector>
 
 #include "cpu/kernels.hpp"
@@ -40,9 +42,12 @@ struct Panels {
 /// [L, D] to [D, L]
 template <typename T>
 void pack_keys(const Rows<T>& keys, std::int64_t length, const Panels<T>& panels, T* packed) {
-  for (std::int64_t row = 0; row < length; ++row)
-    for (std::int64_t i = 0; i < panels.rows; i += kInterleaved<T>)
-      std::copy_n(keys[row] + i, kInterleaved<T>, packed + panels.place(i, row));
+  for (std::int64_t first = 0; first < length; first += panels.panel)
+    for (std::int64_t i = 0; i < panels.rows; i += kInterleaved<T>) {
+      T* to = packed + panels.place(i, first);
+      for (auto row = first; row < std::min(first + panels.panel, length); ++row, to += kInterleaved<T>)
+        std::copy_n(keys[row] + i, kInterleaved<T>, to);
+    }
 }
 
 /// [L, D] to [L, D], and a row of zeros if an odd last one is interleaved.
@@ -50,28 +55,31 @@ template <typename T>
 void pack_values(const Rows<T>& values, std::int64_t length, std::int64_t dim, const Panels<T>& panels, T* packed) {
   for (std::int64_t row = 0; row < length; row += kInterleaved<T>)
     for (std::int64_t first = 0; first < dim; first += panels.panel) {
-      auto* to = packed + panels.place(row, first);
-      for (auto i = first; i < std::min(first + panels.panel, dim); ++i)
-        for (auto together = row; together < row + kInterleaved<T>; ++together)
-          *to++ = together < length ? values[together][i] : T(0);
+      T* const to = packed + panels.place(row, first);
+      const auto columns = std::min(panels.panel, dim - first);
+      for (std::int64_t next = 0; next < kInterleaved<T>; ++next) {
+        const T* const from = row + next < length ? values[row + next] + first : nullptr;
+        for (std::int64_t i = 0; i < columns; ++i) to[i * kInterleaved<T> + next] = from == nullptr ? T(0) : from[i];
+      }
     }
 }
 
-/// What a thread works with.
+/// What a thread works with. Not initialized.
 template <typename T>
 struct Scratch {
   explicit Scratch(std::int64_t columns, std::int64_t dim)
-      : scores(kBlockRows * columns), output(kBlockRows * dim), maximum(kBlockRows), sum(kBlockRows) {
-    if (kInterleaved<T> != 1) halves.resize(kBlockRows * columns);
-  }
+      : scores(new float[kBlockRows * columns]),
+        output(new float[kBlockRows * dim]),
+        halves(kInterleaved<T> == 1 ? nullptr : new T[kBlockRows * columns]) {}
   T* weights() {
     if constexpr (std::is_same_v<T, float>)
-      return scores.data();
+      return scores.get();
     else
-      return halves.data();
+      return halves.get();
   }
-  std::vector<float> scores, output, maximum, sum;
-  std::vector<T> halves;
+  std::unique_ptr<float[]> scores, output;
+  std::unique_ptr<T[]> halves;
+  std::array<float, kBlockRows> maximum, sum;
 };
 
 template <typename T>
@@ -113,17 +121,17 @@ torch::Tensor attention_of(const torch::Tensor& query, const torch::Tensor& key,
                          .sums_stride = width,
                          .adds = false},
                         queries[first_row], packed_keys + i * of_keys.size() + of_keys.place(0, column),
-                        scratch.scores.data());
+                        scratch.scores.get());
         kernel.softmax_block({.rows = count,
                               .columns = columns,
                               .columns_stride = width,
                               .head_dim = dim,
                               .scale = scale,
                               .first = column == 0,
-                              .scores = scratch.scores.data(),
+                              .scores = scratch.scores.get(),
                               .maximum = scratch.maximum.data(),
                               .sum = scratch.sum.data(),
-                              .output = scratch.output.data()},
+                              .output = scratch.output.get()},
                              scratch.weights());
         kernel.multiply({.rows = count,
                          .columns = dim,
@@ -134,10 +142,10 @@ torch::Tensor attention_of(const torch::Tensor& query, const torch::Tensor& key,
                          .sums_stride = dim,
                          .adds = column > 0},
                         scratch.weights(), packed_values + i * of_values.size() + of_values.place(column, 0),
-                        scratch.output.data());
+                        scratch.output.get());
       }
       for (std::int64_t row = 0; row < count; ++row)
-        kernel.scale_row(scratch.output.data() + row * dim, dim, 1 / scratch.sum[row],
+        kernel.scale_row(scratch.output.get() + row * dim, dim, 1 / scratch.sum[row],
                          written + ((i / heads * rows + first_row + row) * heads + i % heads) * dim);
     }
     kernel.end_products();

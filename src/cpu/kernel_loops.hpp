@@ -81,9 +81,15 @@ void softmax_block(const SoftmaxBlock& b, T* weights) {
   for (std::int64_t row = 0; row < b.rows; ++row) {
     const float* scores = b.scores + row * b.columns_stride;
     T* out = weights + row * b.columns_stride;
-    const auto largest = fold_lanes<V>(
-        b.columns, V::all(-__builtin_inff()),
-        [&](auto lanes, std::int64_t c, auto mask) { return V::max(lanes, V::load(scores + c, mask), mask); });
+    auto largest = V::all(-__builtin_inff()), others = largest;  // two, neither of which waits for the other
+    std::int64_t i = 0;
+    for (; i + 2 * V::kLanes <= b.columns; i += 2 * V::kLanes) {
+      largest = V::max(largest, V::load(scores + i, V::kAll));
+      others = V::max(others, V::load(scores + i + V::kLanes, V::kAll));
+    }
+    largest = fold_lanes<V>(b.columns - i, V::max(largest, others), [&](auto lanes, std::int64_t c, auto mask) {
+      return V::max(lanes, V::load(scores + i + c, mask), mask);
+    });
     auto maximum = V::maximum(largest);
     float before = 0;
     if (!b.first) {

@@ -3,6 +3,10 @@
 #include <gtest/gtest.h>
 #include <torch/jit.h>
 
+#ifdef __linux__
+#include <sys/resource.h>
+#endif
+
 #include "deepcache/helper.hpp"
 #include "expect_error.hpp"
 #include "io/files.hpp"
@@ -143,6 +147,24 @@ TEST(UNetProfile, ShapesBytesAndNames) {
   EXPECT_EQ(profile[0].feature_shape[2], 12);
   EXPECT_EQ(profile[0].feature_shape[3], 20);
 }
+
+#ifdef __linux__
+std::int64_t faults() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_minflt;
+}
+
+TEST(KeepFreedMemory, TheSystemIsNotAskedAgain) {
+  if (!keep_freed_memory()) GTEST_SKIP() << "not glibc's malloc";
+  constexpr std::int64_t kBytes = std::int64_t{64} << 20, kPages = kBytes / 4096;  // more than it keeps by itself
+  const auto use = [] { torch::ones({kBytes}, torch::kByte); };
+  for (int i = 0; i < 10; ++i) use();  // the first few leave small holes
+  const auto before = faults();
+  use();
+  EXPECT_LT(faults() - before, kPages / 100);
+}
+#endif
 
 }  // namespace
 }  // namespace deepcache::unet_test
