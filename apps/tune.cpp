@@ -34,6 +34,10 @@ void print(const TuneResult& result) {
   const auto& policy = result.best.policy;
   fmt::print("branch {}, full steps of {}: {}\n", policy.cache_branch_id, policy.num_steps,
              fmt::join(policy.full_steps, " "));
+  if (policy.forecast_shares.empty()) return;
+  fmt::print("shares of forecasts followed after each:");
+  for (const auto& [common, difference] : policy.forecast_shares) fmt::print(" {:.1f}/{:.1f}", common, difference);
+  fmt::print("\n");
 }
 
 void run(TuneFlags& flags, const CLI::App& command, int& exit_code) {
@@ -68,7 +72,8 @@ void run(TuneFlags& flags, const CLI::App& command, int& exit_code) {
 }  // namespace
 
 void add_tune(CLI::App& app, int& exit_code) {
-  auto* command = app.add_subcommand("tune", "Finds which steps of a run to compute in full, by trying");
+  auto* command = app.add_subcommand(
+      "tune", "Finds which steps of a run to compute in full, and how far to follow forecasts, by trying");
   auto flags = std::make_shared<TuneFlags>();
   cli::add_request_flags(*command, *flags);
   cli::add_load_flags(*command, *flags);

@@ -1,7 +1,9 @@
 #pragma once
 
+#include <compare>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -16,6 +18,15 @@
 ///
 /// Not for deciding what is cached: that is `CacheParams::cache_branch_id`.
 namespace deepcache {
+
+/// How much of a forecast (`CacheParams::forecast_order`) a cached step follows: 0: none, the latest feature is used as
+/// it is; 1: all. That is for as far ahead as the last two full steps are apart; nearer, less of the difference from 1.
+struct ForecastShares {
+  double common = 1;      ///< of the feature; in a guided run, of what the two halves of the batch have in common
+  double difference = 1;  ///< in a guided run, of what they differ in
+
+  auto operator<=>(const ForecastShares&) const = default;
+};
 
 /// A pure rule: the same answer for the same step, no state, no tensors. May be shared between helpers and threads.
 class CachePolicy {
@@ -32,6 +43,9 @@ class CachePolicy {
 
   /// The most weights that a step has.
   virtual std::int64_t num_forecast_weights() const { return 0; }
+
+  /// How much of the forecast a cached step follows. Nothing: as much as is judged to be best, at each full step.
+  virtual std::optional<ForecastShares> forecast_shares(std::int64_t /*step_index*/) const { return {}; }
 
   /// The rule in words, such as "uniform, every 3 steps". Rules that decide differently have different descriptions.
   virtual std::string describe() const = 0;
@@ -63,8 +77,10 @@ std::shared_ptr<const CachePolicy> make_center_policy(std::int64_t num_steps, st
                                                       std::int64_t center, double pow);
 
 /// Full at the given steps alone.
-/// @throws std::invalid_argument unless the first is 0 and they rise.
-std::shared_ptr<const CachePolicy> make_list_policy(std::vector<std::int64_t> full_steps);
+/// @param forecast_shares  of the cached steps after each of them; empty: as judged
+/// @throws std::invalid_argument unless the first is 0 and they rise, and unless the shares are finite, and as many.
+std::shared_ptr<const CachePolicy> make_list_policy(std::vector<std::int64_t> full_steps,
+                                                    std::vector<ForecastShares> forecast_shares = {});
 
 /// Full where the timestep is at least `distance` from that of the last full step: for schedules with uneven steps,
 /// such as Karras sigmas. Steps beyond the schedule are full.

@@ -64,9 +64,11 @@ struct CacheParams {
   double pow = 1.2;         ///< of kQuad and kCenter: above 1, to 10; the higher, the less even
   std::int64_t center = 0;  ///< of kCenter: the step about which full ones are closest, 0 to the run's number of calls
   std::vector<std::int64_t> full_steps = {};  ///< of kList: the first 0, and rising, below the run's calls of the UNet
-  std::int64_t num_steps = 0;                 ///< of kList: calls of the UNet that a run must have; 0: any number
-  double timestep_distance = 0;               ///< of kTimesteps: above 0
-  double tolerance = 0.18;                    ///< of kAdaptive: above 0, below 1
+  std::vector<ForecastShares> forecast_shares = {};  ///< of kList: of the cached steps after each of them, how much of
+                                                     ///< the forecast is followed; empty: as is judged
+  std::int64_t num_steps = 0;     ///< of kList: calls of the UNet that a run must have; 0: any number
+  double timestep_distance = 0;   ///< of kTimesteps: above 0
+  double tolerance = 0.18;        ///< of kAdaptive: above 0, below 1
   std::int64_t max_interval = 8;  ///< of kAdaptive: a full call in so many at least; in half as many at first
   std::int64_t full_first = 0, full_last = 0;  ///< calls at a run's begin and end that are full besides
   bool strict = false;  ///< what is otherwise a warning, once a helper, is an error: runs whose scheduler adds noise in

@@ -10,7 +10,7 @@
 #include "deepcache/stable_diffusion.hpp"
 #include "deepcache/tuned_policy.hpp"
 
-/// Finds for a model which steps of a run to compute in full, by running it.
+/// Finds for a model which steps of a run to compute in full, and how far to follow forecasts, by running it.
 ///
 ///   auto pipe = deepcache::StableDiffusionPipeline::load("models/emoji");
 ///   auto tuned = deepcache::tune(pipe, {.prompts = prompts, .full_steps = 10});
@@ -25,9 +25,10 @@ namespace deepcache {
 struct TuneTry {
   std::int64_t tries = 0;  ///< so far, those that were looked up not counted
   std::vector<std::int64_t> full_steps = {};
+  std::vector<ForecastShares> forecast_shares = {};  ///< empty while full steps are searched
   double psnr_db = 0;
-  /// The search moves each full step in turn, back and forth, in passes, until one moves none. How many moves of this
-  /// pass are behind it, and how many it has.
+  /// The search moves each full step in turn, back and forth, in passes, until one moves none, and then each share in
+  /// the same way. How many moves of this pass are behind it, and how many it has.
   std::int64_t moves_done = 0, moves = 1;
 };
 
@@ -67,9 +68,11 @@ struct TuneResult {
 };
 
 /// Starts from uniformly spread full steps, or from `SkipMode::kEven`'s where they are better, and moves one after the
-/// other as long as the pictures come nearer to the uncached ones, by mean PSNR. The same result for the same request.
-/// Logs a warning if the policy found is worse than uniformly spread full steps on the prompts that it wasn't tuned on:
-/// there were too few to tune on. It caches by a helper of its own: no other may be enabled on the pipeline.
+/// other as long as the pictures come nearer to the uncached ones, by mean PSNR; then finds in the same way how far
+/// each interval's forecasts are followed, which is left to be judged in each run if that is nearer. The same result
+/// for the same request. Logs a warning if the policy found is worse than uniformly spread full steps on the prompts
+/// that it wasn't tuned on: there were too few to tune on. It caches by a helper of its own: no other may be enabled on
+/// the pipeline.
 /// @throws std::invalid_argument for parameters out of their range, a callback among them, unless one target is given,
 ///         or if `progress` is of another request.
 /// @throws std::runtime_error if `progress` can't be read or written.

@@ -10,7 +10,8 @@
 #include "deepcache/helper.hpp"
 #include "deepcache/unet.hpp"
 
-/// Which steps to compute in full, as `tune` (tune.hpp) finds it for a model and a file keeps it.
+/// Which steps to compute in full, and how far to follow forecasts in the others, as `tune` (tune.hpp) finds it for a
+/// model and a file keeps it.
 ///
 ///   helper.set_params(deepcache::load_policy("policy.json").cache_params(helper.unet()));
 ///
@@ -19,13 +20,14 @@ namespace deepcache {
 
 /// Of runs of one number of steps.
 struct TunedPolicy {
-  std::int64_t num_branches = 0;              ///< of the UNet that it is for
-  std::int64_t cache_branch_id = 0;           ///< 0 to num_branches - 1, or kWholeOutput
-  std::int64_t forecast_order = 1;            ///< 0 to 2
-  std::string scheduler = {};                 ///< that it was tuned with (`Scheduler::configured_name`)
-  std::int64_t num_inference_steps = 0;       ///< likewise
-  std::int64_t num_steps = 0;                 ///< calls of the UNet that these are
-  std::vector<std::int64_t> full_steps = {};  ///< the first 0, rising, below num_steps
+  std::int64_t num_branches = 0;                     ///< of the UNet that it is for
+  std::int64_t cache_branch_id = 0;                  ///< 0 to num_branches - 1, or kWholeOutput
+  std::int64_t forecast_order = 1;                   ///< 0 to 2
+  std::string scheduler = {};                        ///< that it was tuned with (`Scheduler::configured_name`)
+  std::int64_t num_inference_steps = 0;              ///< likewise
+  std::int64_t num_steps = 0;                        ///< calls of the UNet that these are
+  std::vector<std::int64_t> full_steps = {};         ///< the first 0, rising, below num_steps
+  std::vector<ForecastShares> forecast_shares = {};  ///< of the cached steps after each of them; empty: as is judged
 
   /// For `Helper::set_params`.
   /// @throws std::invalid_argument if the UNet has another number of branches.

@@ -38,7 +38,7 @@ std::shared_ptr<const CachePolicy> choose_unwindowed_policy(const CacheParams& p
                                                             std::span<const double> schedule) {
   if (params.policy) return params.policy;
   if (params.skip_mode == SkipMode::kUniform) return make_uniform_policy(params.cache_interval);
-  if (params.skip_mode == SkipMode::kList) return make_list_policy(params.full_steps);
+  if (params.skip_mode == SkipMode::kList) return make_list_policy(params.full_steps, params.forecast_shares);
   if (params.skip_mode == SkipMode::kAdaptive) return std::make_shared<AdaptivePolicy>(params);
   if (schedule.empty()) return nullptr;
   const auto num_steps = static_cast<std::int64_t>(schedule.size());

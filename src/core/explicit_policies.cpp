@@ -11,19 +11,38 @@ namespace {
 
 class ListPolicy : public CachePolicy {
  public:
-  explicit ListPolicy(std::vector<std::int64_t> full_steps) : full_steps_(std::move(full_steps)) {
+  ListPolicy(std::vector<std::int64_t> full_steps, std::vector<ForecastShares> forecast_shares)
+      : full_steps_(std::move(full_steps)), forecast_shares_(std::move(forecast_shares)) {
     check_argument(!full_steps_.empty() && full_steps_[0] == 0, "the list of full steps must begin with 0, got [{}]",
                    fmt::join(full_steps_, ", "));
     check_argument(std::ranges::adjacent_find(full_steps_, std::greater_equal()) == full_steps_.end(),
                    "the list of full steps must rise, got [{}]", fmt::join(full_steps_, ", "));
+    check_argument(forecast_shares_.empty() || forecast_shares_.size() == full_steps_.size(),
+                   "forecast_shares must be none, or one for each of the {} full steps, got {}", full_steps_.size(),
+                   forecast_shares_.size());
+    for (const auto& [common, difference] : forecast_shares_)
+      check_argument(std::isfinite(common) && std::isfinite(difference),
+                     "forecast_shares must be finite, got {:g} and {:g}", common, difference);
   }
   bool is_full_step(std::int64_t step_index) const override {
     return std::ranges::binary_search(full_steps_, step_index);
   }
-  std::string describe() const override { return fmt::format("steps {}", fmt::join(full_steps_, ", ")); }
+  std::optional<ForecastShares> forecast_shares(std::int64_t step_index) const override {
+    if (forecast_shares_.empty() || step_index <= 0) return std::nullopt;
+    const auto before = std::ranges::lower_bound(full_steps_, step_index) - full_steps_.begin() - 1;
+    return forecast_shares_[static_cast<std::size_t>(before)];
+  }
+  std::string describe() const override {
+    auto text = fmt::format("steps {}", fmt::join(full_steps_, ", "));
+    for (const auto& [common, difference] : forecast_shares_)
+      text += fmt::format("{}{:g}/{:g}", &common == &forecast_shares_[0].common ? "; forecast shares " : ", ", common,
+                          difference);
+    return text;
+  }
 
  private:
   std::vector<std::int64_t> full_steps_;
+  std::vector<ForecastShares> forecast_shares_;
 };
 
 class TimestepPolicy : public CachePolicy {
@@ -65,6 +84,9 @@ class WindowPolicy : public CachePolicy {
     return inner_->forecast_weights(step_index);
   }
   std::int64_t num_forecast_weights() const override { return inner_->num_forecast_weights(); }
+  std::optional<ForecastShares> forecast_shares(std::int64_t step_index) const override {
+    return inner_->forecast_shares(step_index);
+  }
   std::string describe() const override {
     return fmt::format("{}; the first {} and last {} of {} full", inner_->describe(), first_, last_, num_steps_);
   }
@@ -76,8 +98,9 @@ class WindowPolicy : public CachePolicy {
 
 }  // namespace
 
-std::shared_ptr<const CachePolicy> make_list_policy(std::vector<std::int64_t> full_steps) {
-  return std::make_shared<ListPolicy>(std::move(full_steps));
+std::shared_ptr<const CachePolicy> make_list_policy(std::vector<std::int64_t> full_steps,
+                                                    std::vector<ForecastShares> forecast_shares) {
+  return std::make_shared<ListPolicy>(std::move(full_steps), std::move(forecast_shares));
 }
 
 std::shared_ptr<const CachePolicy> make_timestep_policy(std::span<const double> timesteps, double distance) {

@@ -25,18 +25,24 @@ std::vector<double> polynomial_weights(std::span<const std::int64_t> positions, 
   return weights;
 }
 
-std::vector<double> FeatureHistory::shares_at(std::int64_t position, std::int64_t num_parts) const {
-  if (judged_.empty()) return std::vector<double>(static_cast<std::size_t>(num_parts), of_halves_ ? 0 : 1);
+std::vector<double> FeatureHistory::shares_at(std::int64_t position, std::int64_t num_parts,
+                                              std::optional<ForecastShares> given) const {
+  std::vector<double> shares(static_cast<std::size_t>(num_parts), of_halves_ ? 0 : 1);
+  if (nodes().size() == 1 || (!given && judged_.empty())) return shares;
   const auto ahead = static_cast<double>(position - positions_[0]);
   const auto interval = static_cast<double>(positions_[0] - positions_[1]);
   const auto judged = static_cast<double>(num_added_ - std::ssize(nodes()));
   const auto to_come = std::max(0.0, static_cast<double>(num_calls_ - 1 - positions_[0])) / interval;
   const auto errors_counted = std::min(1.0, kFewFullSteps / (judged + to_come));
-  std::vector<double> shares;
-  for (const auto& [change_move, move_move] : judged_) {
-    auto share = move_move > 0 ? std::min(change_move / move_move, kFarthest) : 1;
-    if (share < 1) share = 1 - (1 - share) * errors_counted;
-    shares.push_back(std::max(0.0, 1 - (1 - share) * (ahead + interval) / (2 * interval)));
+  const auto judged_share = [&](const Judged& part) {
+    const auto best = part.move_move > 0 ? std::min(part.change_move / part.move_move, kFarthest) : 1;
+    return best < 1 ? 1 - (1 - best) * errors_counted : best;
+  };
+  for (std::size_t part = 0; part < shares.size(); ++part) {
+    auto share = given ? given->common : judged_share(judged_[part]);
+    if (given && of_halves_ && part >= shares.size() / 2) share = given->difference;
+    share = 1 - (1 - share) * (ahead + interval) / (2 * interval);
+    shares[part] = given ? share : std::max(0.0, share);
   }
   return shares;
 }
@@ -57,14 +63,14 @@ void FeatureHistory::clear() {
   judged_.clear();
 }
 
-double FeatureHistory::add(std::int64_t position, torch::Tensor feature) {
+double FeatureHistory::add(std::int64_t position, torch::Tensor feature, std::optional<ForecastShares> given) {
   check_argument(!of_halves_ || feature.size(0) % 2 == 0,
                  "the batches of a guided run are of two halves, of one size, got {} items", feature.size(0));
   double error = std::numeric_limits<double>::quiet_NaN();
   if (!features_.empty()) {
     const auto products =
         compare_forecast(feature, nodes(), polynomial_weights(node_positions(), position), of_halves_);
-    const auto shares = shares_at(position, std::ssize(products));
+    const auto shares = shares_at(position, std::ssize(products), given);
     double squared_error = 0, squared_norm = 0;
     for (std::size_t part = 0; part < products.size(); ++part) {
       const auto& of_part = products[part];
@@ -92,10 +98,10 @@ void FeatureHistory::judge(std::span<const ForecastProducts> products) {
   }
 }
 
-torch::Tensor FeatureHistory::forecast(std::int64_t position) {
+torch::Tensor FeatureHistory::forecast(std::int64_t position, std::optional<ForecastShares> given) {
   if (nodes().size() == 1) return features_[0];
   const auto items = features_[0].size(0);
-  const auto of_parts = shares_at(position, items);
+  const auto of_parts = shares_at(position, items, given);
   std::vector<Shares> shares;
   for (std::size_t item = 0; item < of_parts.size(); ++item) {
     const auto half = of_parts.size() / 2;

@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "core/weighted_sum.hpp"
+#include "deepcache/cache_policy.hpp"
 
 namespace deepcache {
 
@@ -35,10 +37,11 @@ class FeatureHistory {
         of_halves_(of_halves),
         num_calls_(num_calls) {}
 
+  /// @param given  as of `forecast`
   /// @returns how far off the forecast for this position would have been: |feature - forecast| / |feature|, by norm;
   ///          NaN if none could be made
   /// @throws std::invalid_argument if the batch should be of two halves, and its size is odd
-  double add(std::int64_t position, torch::Tensor feature);
+  double add(std::int64_t position, torch::Tensor feature, std::optional<ForecastShares> given = {});
   void clear();
   bool empty() const { return features_.empty(); }
   std::int64_t num_added() const { return num_added_; }  ///< since it was empty
@@ -56,7 +59,8 @@ class FeatureHistory {
   /// 3. That is for as far ahead as the latest full step was. Nearer, less of the difference from 1, as a parabola
   ///    through the features says.
   /// docs/quality.md has what each is worth. May share memory with what an earlier call returned.
-  torch::Tensor forecast(std::int64_t position);
+  /// @param given  shares instead of those of 1 and 2
+  torch::Tensor forecast(std::int64_t position, std::optional<ForecastShares> given = {});
   /// With given weights of the latest features, newest first. With fewer features than weights, the latest as it is.
   torch::Tensor weighted(std::span<const double> weights);
 
@@ -76,7 +80,8 @@ class FeatureHistory {
   torch::Tensor sum(std::span<const torch::Tensor> features, std::span<const double> weights,
                     std::span<const Shares> shares = {});
   /// How much of a forecast for `position` is followed, of each part that `compare_forecast` compares.
-  std::vector<double> shares_at(std::int64_t position, std::int64_t num_parts) const;
+  std::vector<double> shares_at(std::int64_t position, std::int64_t num_parts,
+                                std::optional<ForecastShares> given) const;
 
   std::size_t in_forecast_, depth_;
   bool of_halves_;

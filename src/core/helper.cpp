@@ -155,7 +155,8 @@ struct Helper::Impl : UNetHook {
         output = run(std::move(inputs), state);
       } else {
         auto result = run_full(std::move(inputs), state);
-        steps.back().forecast_error = state.features.add(state.calls, std::move(result.feature));
+        steps.back().forecast_error =
+            state.features.add(state.calls, std::move(result.feature), policy->forecast_shares(index));
         state.latest_full = state.calls;
         state.sample = sample;
         state.signature = std::move(signature);
@@ -163,7 +164,8 @@ struct Helper::Impl : UNetHook {
       }
     } else {
       const auto weights = policy->forecast_weights(index);
-      const auto feature = weights.empty() ? state.features.forecast(state.calls) : state.features.weighted(weights);
+      const auto feature = weights.empty() ? state.features.forecast(state.calls, policy->forecast_shares(index))
+                                           : state.features.weighted(weights);
       output = run_cached(std::move(inputs), feature, state);
     }
     steps.back().timer.stop();

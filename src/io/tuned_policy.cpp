@@ -7,11 +7,12 @@
 #include "error.hpp"
 #include "io/config_reader.hpp"
 #include "io/files.hpp"
+#include "io/forecast_shares.hpp"
 
 namespace deepcache {
 namespace {
 
-constexpr std::int64_t kPolicyFormat = 1, kMostSteps = 1'000'000, kMostBranches = 1000;
+constexpr std::int64_t kPolicyFormat = 2, kMostSteps = 1'000'000, kMostBranches = 1000;
 
 TunedPolicy read_policy(const nlohmann::json& json) {
   check_data(json.is_object(), "a policy must be a JSON object");
@@ -32,7 +33,8 @@ TunedPolicy read_policy(const nlohmann::json& json) {
   policy.num_steps = integer("num_steps", 1, kMostSteps);
   reader.require("full_steps");
   policy.full_steps = reader.integers("full_steps");
-  make_list_policy(policy.full_steps);  // checks them
+  if (json.contains("forecast_shares")) json["forecast_shares"].get_to(policy.forecast_shares);
+  make_list_policy(policy.full_steps, policy.forecast_shares);  // checks them
   check_data(policy.full_steps.back() < policy.num_steps, "full_steps must be below num_steps, {}, got {}",
              policy.num_steps, policy.full_steps.back());
   return policy;
@@ -47,18 +49,20 @@ CacheParams TunedPolicy::cache_params(const UNet& unet) const {
           .forecast_order = forecast_order,
           .skip_mode = SkipMode::kList,
           .full_steps = full_steps,
+          .forecast_shares = forecast_shares,
           .num_steps = num_steps};
 }
 
 void save_policy(const TunedPolicy& policy, const std::filesystem::path& file) {
-  const nlohmann::ordered_json json{{"format_version", kPolicyFormat},
-                                    {"num_branches", policy.num_branches},
-                                    {"cache_branch_id", policy.cache_branch_id},
-                                    {"forecast_order", policy.forecast_order},
-                                    {"scheduler", policy.scheduler},
-                                    {"num_inference_steps", policy.num_inference_steps},
-                                    {"num_steps", policy.num_steps},
-                                    {"full_steps", policy.full_steps}};
+  nlohmann::ordered_json json{{"format_version", kPolicyFormat},
+                              {"num_branches", policy.num_branches},
+                              {"cache_branch_id", policy.cache_branch_id},
+                              {"forecast_order", policy.forecast_order},
+                              {"scheduler", policy.scheduler},
+                              {"num_inference_steps", policy.num_inference_steps},
+                              {"num_steps", policy.num_steps},
+                              {"full_steps", policy.full_steps}};
+  if (!policy.forecast_shares.empty()) json["forecast_shares"] = policy.forecast_shares;
   write_file(file, json.dump(2) + "\n");
 }
 

@@ -6,6 +6,8 @@
 namespace deepcache {
 namespace {
 
+constexpr double kShareStride = 0.4, kLargestShare = 2;
+
 bool is_allowed(const std::vector<std::int64_t>& full_steps, std::int64_t num_steps) {
   return full_steps.back() < num_steps &&
          std::ranges::adjacent_find(full_steps, std::greater_equal()) == full_steps.end();
@@ -41,6 +43,31 @@ std::vector<std::int64_t> search_full_steps(std::int64_t num_steps, std::vector<
         }
     }
   return full_steps;
+}
+
+std::vector<ForecastShares> search_shares(std::vector<ForecastShares> shares, bool of_halves, const SharesScore& score,
+                                          double least_gain) {
+  std::vector<double ForecastShares::*> parts{&ForecastShares::common};
+  if (of_halves) parts.push_back(&ForecastShares::difference);
+  double best = score(shares, {});
+  for (bool moved = true; moved;) {
+    moved = false;
+    SearchPass pass{.moves = static_cast<std::int64_t>(2 * parts.size() * (shares.size() - 1))};
+    for (auto k = shares.size() - 1; k > 0; --k)
+      for (const auto part : parts)
+        for (const auto distance : {kShareStride, -kShareStride}) {
+          ++pass.moves_done;
+          auto tried = shares;
+          tried[k].*part += distance;
+          if (tried[k].*part < 0 || tried[k].*part > kLargestShare) continue;
+          const double value = score(tried, pass);
+          if (value < best + least_gain) continue;
+          best = value;
+          shares = std::move(tried);
+          moved = true;
+        }
+  }
+  return shares;
 }
 
 }  // namespace deepcache

@@ -7,11 +7,13 @@
 #include <iterator>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <tuple>
 #include <utility>
 
 #include "core/non_uniform_policy.hpp"
 #include "error.hpp"
 #include "io/files.hpp"
+#include "io/forecast_shares.hpp"
 #include "log.hpp"
 #include "pipelines/describe_request.hpp"
 #include "pipelines/likeness.hpp"
@@ -24,7 +26,10 @@ namespace {
 using FullSteps = std::vector<std::int64_t>;
 using Json = nlohmann::ordered_json;
 
-constexpr double kLeastGain = 0.02;            // dB
+using ShareList = std::vector<ForecastShares>;
+
+constexpr double kLeastGain = 0.02;                                       // dB
+constexpr ForecastShares kFirstShares{.common = 0.9, .difference = 0.6};  // about what is judged to be best
 constexpr std::int64_t kLongestInterval = 10;  // of evenly spread full steps, where a PSNR is looked for
 
 void check(const TuneRequest& request) {
@@ -53,6 +58,9 @@ struct Sample {
   std::string prompt;
   torch::Tensor pictures;
 };
+
+/// A branch, full steps, and shares.
+using Try = std::tuple<std::int64_t, FullSteps, ShareList>;
 
 class Tuner {
  public:
@@ -90,34 +98,37 @@ class Tuner {
  private:
   torch::Tensor run(const std::string& prompt) { return pipe_(prompt, request_.params).images; }
 
-  TunedPolicy policy(std::int64_t branch, FullSteps full_steps) const {
+  TunedPolicy policy(std::int64_t branch, FullSteps full_steps, ShareList shares = {}) const {
     return {.num_branches = pipe_.unet().num_branches(),
             .cache_branch_id = branch,
             .forecast_order = request_.forecast_order,
             .scheduler = pipe_.scheduler_name(),
             .num_inference_steps = request_.params.num_inference_steps,
             .num_steps = num_steps_,
-            .full_steps = std::move(full_steps)};
+            .full_steps = std::move(full_steps),
+            .forecast_shares = std::move(shares)};
   }
 
-  /// Mean PSNR of the samples' pictures with these full steps.
-  double psnr_of(const std::vector<Sample>& samples, std::int64_t branch, const FullSteps& full_steps) {
-    helper_.set_params(policy(branch, full_steps).cache_params(pipe_.unet()));
+  /// Mean PSNR of the samples' pictures with this policy.
+  double psnr_of(const std::vector<Sample>& samples, const TunedPolicy& policy) {
+    helper_.set_params(policy.cache_params(pipe_.unet()));
     double sum = 0;
     for (const auto& sample : samples) sum += finite_psnr(run(sample.prompt), sample.pictures);
     return sum / static_cast<double>(samples.size());
   }
 
   /// The same of those that are tuned on, looked up where it was measured before.
-  double score(std::int64_t branch, const FullSteps& full_steps, const SearchPass& pass) {
-    auto found = tries_.find({branch, full_steps});
+  double score(const TunedPolicy& policy, const SearchPass& pass) {
+    const Try key(policy.cache_branch_id, policy.full_steps, policy.forecast_shares);
+    auto found = tries_.find(key);
     if (found == tries_.end()) {
-      found = tries_.emplace(std::pair(branch, full_steps), psnr_of(tuned_on_, branch, full_steps)).first;
+      found = tries_.emplace(key, psnr_of(tuned_on_, policy)).first;
       save_progress();
     }
     if (request_.on_try)
       request_.on_try({.tries = static_cast<std::int64_t>(tries_.size()),
-                       .full_steps = full_steps,
+                       .full_steps = policy.full_steps,
+                       .forecast_shares = policy.forecast_shares,
                        .psnr_db = found->second,
                        .moves_done = pass.moves_done,
                        .moves = pass.moves});
@@ -125,17 +136,32 @@ class Tuner {
   }
 
   void add_point(std::int64_t branch, std::int64_t count) {
-    const auto uniform = spread_full_steps(num_steps_, count);
-    const auto score_of = [&](const FullSteps& tried, const SearchPass& pass) { return score(branch, tried, pass); };
-    const auto even = even_full_steps(num_steps_, count);
-    const auto& start = score(branch, even, {}) > score(branch, uniform, {}) ? even : uniform;
-    const auto tuned = search_full_steps(num_steps_, start, score_of, kLeastGain);
-    result_.points.push_back({.policy = policy(branch, tuned),
+    const auto uniform = policy(branch, spread_full_steps(num_steps_, count));
+    const auto even = policy(branch, even_full_steps(num_steps_, count));
+    const auto& start = score(even, {}) > score(uniform, {}) ? even : uniform;
+    const auto score_of_steps = [&](const FullSteps& tried, const SearchPass& pass) {
+      return score(policy(branch, tried), pass);
+    };
+    auto tuned = policy(branch, search_full_steps(num_steps_, start.full_steps, score_of_steps, kLeastGain));
+    if (request_.forecast_order > 0 && count > 1) fit_shares(tuned);
+    result_.points.push_back({.policy = tuned,
                               .speedup = costs_.at(branch).speedup(count),
-                              .uniform_psnr_db = tries_.at({branch, uniform}),
-                              .tuned_psnr_db = tries_.at({branch, tuned}),
-                              .held_out_uniform_psnr_db = psnr_of(held_out_, branch, uniform),
-                              .held_out_psnr_db = psnr_of(held_out_, branch, tuned)});
+                              .uniform_psnr_db = score(uniform, {}),
+                              .tuned_psnr_db = score(tuned, {}),
+                              .held_out_uniform_psnr_db = psnr_of(held_out_, uniform),
+                              .held_out_psnr_db = psnr_of(held_out_, tuned)});
+  }
+
+  /// Gives the policy shares, if there are better ones than those that are judged in the runs.
+  void fit_shares(TunedPolicy& policy) {
+    auto fitted = policy;
+    const auto score_of_shares = [&](const ShareList& tried, const SearchPass& pass) {
+      fitted.forecast_shares = tried;
+      return score(fitted, pass);
+    };
+    fitted.forecast_shares = search_shares(ShareList(policy.full_steps.size(), kFirstShares),
+                                           request_.params.guidance_scale > 1, score_of_shares, kLeastGain);
+    if (score(fitted, {}) > score(policy, {}) + kLeastGain) policy = std::move(fitted);
   }
 
   void find_speedup(std::int64_t branch, const StepCost& cost, double speedup) {
@@ -218,8 +244,9 @@ class Tuner {
                    request_.progress.string(), json["request"].dump());
     try {
       for (const auto& tried : json["tries"])
-        tries_[{tried.at(0).get<std::int64_t>(), tried.at(1).get<FullSteps>()}] = tried.at(2).get<double>();
-    } catch (const nlohmann::json::exception& error) {
+        tries_[{tried.at(0).get<std::int64_t>(), tried.at(1).get<FullSteps>(), tried.at(2).get<ShareList>()}] =
+            tried.at(3).get<double>();
+    } catch (const std::exception& error) {
       throw std::runtime_error(fmt::format("{}: {}", malformed, error.what()));
     }
   }
@@ -227,7 +254,10 @@ class Tuner {
   void save_progress() const {
     if (request_.progress.empty()) return;
     auto tries = Json::array();
-    for (const auto& [tried, db] : tries_) tries.push_back({tried.first, tried.second, db});
+    for (const auto& [tried, db] : tries_) {
+      const auto& [branch, full_steps, shares] = tried;
+      tries.push_back({branch, full_steps, shares, db});
+    }
     write_file(request_.progress, Json{{"request", identity_}, {"tries", std::move(tries)}}.dump() + "\n");
   }
 
@@ -238,7 +268,7 @@ class Tuner {
   std::vector<Sample> tuned_on_, held_out_;
   std::map<std::int64_t, StepCost> costs_;  // by branch
   std::int64_t num_steps_ = 0;
-  std::map<std::pair<std::int64_t, FullSteps>, double> tries_;  // of a branch: PSNR in dB
+  std::map<Try, double> tries_;  // PSNR in dB
   TuneResult result_;
 };
 

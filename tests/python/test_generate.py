@@ -224,7 +224,7 @@ class OutputTest(GenerateTest):
         package = self.folder / "package"
         shutil.copytree(PACKAGES / "sd1", package)
         own = {
-            "format_version": 1, "num_branches": 12, "cache_branch_id": 0, "forecast_order": 1,
+            "format_version": 2, "num_branches": 12, "cache_branch_id": 0, "forecast_order": 1,
             "scheduler": "DDIMScheduler", "num_inference_steps": 5, "num_steps": 5, "full_steps": [0, 1, 4],
         }  # fmt: skip
         (package / "policy.json").write_text(json.dumps(own))

@@ -140,6 +140,23 @@ TEST(ListPolicy, FullAtTheseSteps) {
   EXPECT_EQ(policy->describe(), "steps 0, 2, 7");
 }
 
+TEST(ListPolicy, HasTheSharesOfTheStepsAfterEachFullOne) {
+  using Shares = std::optional<ForecastShares>;
+  const auto policy = make_list_policy({0, 2, 7}, {{1, 0.5}, {0.75, 0.25}, {1.5, -1}});
+  const auto windowed = make_window_policy(policy, 10, 1, 1);
+  for (const auto& rule : {policy, windowed}) {
+    EXPECT_EQ(rule->forecast_shares(1), Shares({1, 0.5}));
+    EXPECT_EQ(rule->forecast_shares(2), Shares({1, 0.5}));  // what it would have been as a cached one
+    EXPECT_EQ(rule->forecast_shares(3), Shares({0.75, 0.25}));
+    EXPECT_EQ(rule->forecast_shares(9), Shares({1.5, -1}));
+    EXPECT_EQ(rule->forecast_shares(0), std::nullopt);
+  }
+  EXPECT_EQ(make_list_policy({0, 2})->forecast_shares(1), std::nullopt);
+  EXPECT_EQ(policy->describe(), "steps 0, 2, 7; forecast shares 1/0.5, 0.75/0.25, 1.5/-1");
+  expect_error<std::invalid_argument>([] { make_list_policy({0, 2}, {{1, 1}}); }, {"each of the 2 full steps, got 1"});
+  expect_error<std::invalid_argument>([] { make_list_policy({0}, {{1, NAN}}); }, {"must be finite, got 1 and nan"});
+}
+
 TEST(ListPolicy, BeginsWithZeroAndRises) {
   for (const auto& [steps, message] : {std::pair<std::vector<std::int64_t>, std::string>{{}, "begin with 0, got []"},
                                        {{1, 2}, "begin with 0, got [1, 2]"},

@@ -140,6 +140,27 @@ TEST(FeatureHistory, OfHalvesFollowsWhatTheyShareAndWhatTheyDifferInByThemselves
   }
 }
 
+TEST(FeatureHistory, GivenSharesAreFollowedInsteadOfJudgedOnes) {
+  const auto start = random({4, 40}, 0), slope = random({4, 40}, 1);
+  const auto common = (slope + slope.roll(2, 0)) / 2, difference = slope - common;  // of the two halves
+  const ForecastShares shares{.common = 0.75, .difference = -0.5};
+  for (const bool of_halves : {false, true}) {
+    FeatureHistory history(1, 0, of_halves);
+    history.add(0, start, shares);
+    EXPECT_TRUE(history.forecast(1, shares).equal(start));  // nothing to forecast from
+    const auto latest = start + slope;
+    history.add(2, latest, shares);
+    const auto expected = [&](double of_common, double of_difference) {
+      return latest + of_common * common + (of_halves ? of_difference : of_common) * difference;
+    };
+    expect_tensor_near(history.forecast(4, shares), expected(0.75, -0.5), 1e-6);
+    expect_tensor_near(history.forecast(3, shares), expected((1 - 0.25 * 0.75) / 2, (1 - 1.5 * 0.75) / 2), 1e-6);
+    const auto truth = latest + 0.3 * slope;
+    const auto off = truth - expected(0.75, -0.5);
+    EXPECT_NEAR(history.add(4, truth, shares), (off.norm() / truth.norm()).item<double>(), 1e-6);
+  }
+}
+
 TEST(FeatureHistory, OfHalvesNeedsTwoOfOneSize) {
   FeatureHistory history(1, 0, true);
   expect_error<std::invalid_argument>([&] { history.add(0, random({3, 8}, 0)); }, {"two halves", "3 items"});

@@ -124,6 +124,19 @@ TEST(HelperForecast, APolicyMayGiveTheWeights) {
   EXPECT_TRUE(last.equal(features[1]));
 }
 
+TEST(HelperForecast, AListMayGiveTheShares) {
+  Helper helper(parabola());
+  helper.set_params({.skip_mode = SkipMode::kList, .full_steps = {0, 2, 4}, .forecast_shares = {{9}, {0.5}, {1.25}}});
+  helper.enable();
+  const auto x = torch::rand({1, 4, 2, 2});
+  std::vector<torch::Tensor> features;
+  for (int i = 0; i < 7; ++i)
+    features.push_back(first_tensor(helper.forward({x, torch::full({}, static_cast<double>(i))})).slice(1, 0, 4));
+  EXPECT_TRUE(features[1].equal(features[0]));
+  expect_tensor_near(features[3], features[2] + (1 - 0.5 * 0.75) / 2 * (features[2] - features[0]), 1e-6);
+  expect_tensor_near(features[6], features[4] + 1.25 * (features[4] - features[2]), 1e-6);
+}
+
 /// Its output is a line in the timestep.
 torch::jit::Module line(const std::string& result = "torch.cat([h, x], 1)") {
   return make_module(R"(

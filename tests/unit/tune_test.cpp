@@ -49,6 +49,25 @@ TEST(SearchFullSteps, FindsAPlaceThatNoSingleMoveBetters) {
   EXPECT_EQ(search_full_steps(50, {0}, score, 0.5), (FullSteps{0}));
 }
 
+TEST(SearchShares, FindsSharesThatNoSingleMoveBetters) {
+  for (const bool of_halves : {false, true}) {
+    const auto score = [&](const std::vector<ForecastShares>& shares, const SearchPass& pass) {
+      EXPECT_EQ(shares[0], (ForecastShares{1, 1}));
+      if (pass.moves_done > 0) {
+        EXPECT_EQ(pass.moves, of_halves ? 8 : 4);
+      }
+      return -std::abs(shares[1].common - 1.8) - std::abs(shares[2].common + 0.6) -
+             std::abs(shares[2].difference - 0.2);
+    };
+    const auto found = search_shares({{1, 1}, {1, 1}, {1, 1}}, of_halves, score, 0.1);
+    EXPECT_NEAR(found[1].common, 1.8, 1e-9);
+    EXPECT_NEAR(found[2].common, 0.2, 1e-9);  // not below 0
+    EXPECT_NEAR(found[2].difference, of_halves ? 0.2 : 1, 1e-9);
+    EXPECT_EQ(found[1].difference, 1);
+    EXPECT_EQ(search_shares({{1, 1}, {1, 1}, {1, 1}}, of_halves, score, 0.5)[1], (ForecastShares{1, 1}));
+  }
+}
+
 class PolicyFile : public testing::Test {
  protected:
   void refuse(const std::function<void(nlohmann::json&)>& edit, const std::string& message) {
@@ -66,7 +85,8 @@ class PolicyFile : public testing::Test {
                      .scheduler = "DDIMScheduler",
                      .num_inference_steps = 5,
                      .num_steps = 5,
-                     .full_steps = {0, 1, 4}};
+                     .full_steps = {0, 1, 4},
+                     .forecast_shares = {{1, 1}, {0.5, -0.25}, {1.2, 0.1}}};
 };
 
 TEST_F(PolicyFile, IsWhatWasSaved) {
@@ -77,6 +97,7 @@ TEST_F(PolicyFile, IsWhatWasSaved) {
   const auto params = loaded.cache_params(unet);
   EXPECT_EQ(params.cache_branch_id, 3);
   EXPECT_EQ(params.forecast_order, 2);
+  EXPECT_EQ(params.forecast_shares, policy.forecast_shares);
   Helper helper(unet);
   helper.set_params(params);
   helper.enable();
@@ -121,7 +142,7 @@ TEST_F(PolicyFile, OfAPackageIsForRunsAsItWasTunedWith) {
 
 TEST_F(PolicyFile, SaysWhatIsWrong) {
   refuse([](auto& json) { json = nlohmann::json::array(); }, "must be a JSON object");
-  refuse([](auto& json) { json["format_version"] = 2; }, "format_version must be 1, got 2");
+  refuse([](auto& json) { json["format_version"] = 1; }, "format_version must be 2, got 1");
   refuse([](auto& json) { json.erase("num_steps"); }, "\"num_steps\" is missing");
   refuse([](auto& json) { json["scheduler"] = 3; }, "\"scheduler\" must be there, and a name");
   refuse([](auto& json) { json.erase("scheduler"); }, "\"scheduler\" must be there");
@@ -133,7 +154,10 @@ TEST_F(PolicyFile, SaysWhatIsWrong) {
   refuse([](auto& json) { json["full_steps"] = {1, 2}; }, "must begin with 0, got [1, 2]");
   refuse([](auto& json) { json["full_steps"] = {0, 2, 2}; }, "must rise, got [0, 2, 2]");
   refuse([](auto& json) { json["full_steps"] = {0, 1.5}; }, "a list of integers");
-  refuse([](auto& json) { json["full_steps"] = {0, 5}; }, "must be below num_steps, 5, got 5");
+  refuse([](auto& json) { json["full_steps"] = {0, 1, 5}; }, "must be below num_steps, 5, got 5");
+  refuse([](auto& json) { json["forecast_shares"][1] = 1; }, "must be pairs of numbers, got 1");
+  refuse([](auto& json) { json["forecast_shares"][1] = {1, "a"}; }, "must be pairs of numbers, got [1,\"a\"]");
+  refuse([](auto& json) { json["forecast_shares"].erase(0); }, "each of the 3 full steps, got 2");
   expect_error<std::runtime_error>([&] { load_policy(folder.path() / "none.json"); }, {"none.json"});
 }
 
@@ -187,7 +211,7 @@ TEST_F(Tune, GoesOnFromWhatWasTried) {
   EXPECT_GT(tries, 2);
   // A try that never was: the file is believed.
   auto json = read_json(asked.progress);
-  for (auto& tried : json["tries"]) tried[2] = tried[1] == nlohmann::json{0, 2, 5} ? 70.0 : 10.0;
+  for (auto& tried : json["tries"]) tried[3] = tried[1] == nlohmann::json{0, 2, 5} ? 70.0 : 10.0;
   write_file(asked.progress, json.dump());
   const auto second = tune(pipe, asked);
   EXPECT_EQ(second.points[0].uniform_psnr_db, 70);
@@ -300,7 +324,7 @@ TEST_F(Tune, WarnsOfTooFewPrompts) {
   json["tries"] = nlohmann::json::array();
   double db = 70;
   for (const auto& steps : {FullSteps{0, 2, 5}, {0, 2, 6}, {0, 2, 7}, {0, 3, 7}, {0, 4, 7}, {0, 5, 7}, {0, 6, 7}})
-    json["tries"].push_back({0, steps, db++});
+    json["tries"].push_back({0, steps, nlohmann::json::array(), db++});
   write_file(asked.progress, json.dump());
   testing::internal::CaptureStderr();
   enable_logging();
