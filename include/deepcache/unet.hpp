@@ -80,8 +80,8 @@ std::optional<torch::Dtype> fastest_dtype(torch::Device device);
 
 /// Keeps the memory that operators free for those after them, instead of giving it back to the system, which hands it
 /// out again page by page: of pictures of 512x512 pixels, that takes a tenth of a step's time and up to a third of
-/// decoding's. For the whole process and for good, so that the app decides; of peak memory a run takes 5 % more at most
-/// where it was measured. To be called when models are loaded: what loading frees would be kept too.
+/// decoding's. For the whole process and for good, so that the app decides; the peak was up to 8 % higher. To be called
+/// when models are loaded: what loading frees would be kept too.
 /// @returns whether it is so: false if the C library isn't glibc
 bool keep_freed_memory();
 

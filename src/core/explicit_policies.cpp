@@ -33,11 +33,11 @@ class ListPolicy : public CachePolicy {
     return forecast_shares_[static_cast<std::size_t>(before)];
   }
   std::string describe() const override {
-    auto text = fmt::format("steps {}", fmt::join(full_steps_, ", "));
+    std::vector<std::string> shares;
     for (const auto& [common, difference] : forecast_shares_)
-      text += fmt::format("{}{:g}/{:g}", &common == &forecast_shares_[0].common ? "; forecast shares " : ", ", common,
-                          difference);
-    return text;
+      shares.push_back(fmt::format("{:g}/{:g}", common, difference));
+    return fmt::format("steps {}{}{}", fmt::join(full_steps_, ", "), shares.empty() ? "" : "; forecast shares ",
+                       fmt::join(shares, ", "));
   }
 
  private:

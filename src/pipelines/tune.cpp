@@ -17,7 +17,7 @@
 #include "log.hpp"
 #include "pipelines/describe_request.hpp"
 #include "pipelines/likeness.hpp"
-#include "pipelines/search_full_steps.hpp"
+#include "pipelines/search_policy.hpp"
 #include "pipelines/step_cost.hpp"
 
 namespace deepcache {

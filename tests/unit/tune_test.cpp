@@ -10,7 +10,7 @@
 #include "expect_error.hpp"
 #include "io/files.hpp"
 #include "networks.hpp"
-#include "pipelines/search_full_steps.hpp"
+#include "pipelines/search_policy.hpp"
 #include "temporary_folder.hpp"
 
 namespace deepcache::tune_test {

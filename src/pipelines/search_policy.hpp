@@ -11,7 +11,7 @@ namespace deepcache {
 /// As many full steps as evenly spread ones can be in a run: the k-th of n at step floor(k * num_steps / n).
 std::vector<std::int64_t> spread_full_steps(std::int64_t num_steps, std::int64_t count);
 
-/// A pass over the full steps, in which each is moved by some steps, back and forth.
+/// A pass over the full steps, or shares, in which each is moved back and forth.
 struct SearchPass {
   std::int64_t moves_done = 0, moves = 1;
 };
