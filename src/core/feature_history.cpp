@@ -98,8 +98,8 @@ void FeatureHistory::judge(std::span<const ForecastProducts> products) {
   }
 }
 
-torch::Tensor FeatureHistory::forecast(std::int64_t position, std::optional<ForecastShares> given) {
-  if (nodes().size() == 1) return features_[0];
+WeightedTerms FeatureHistory::forecast_terms(std::int64_t position, std::optional<ForecastShares> given) const {
+  if (nodes().size() == 1) return {{features_[0]}, {1}};
   const auto items = features_[0].size(0);
   const auto of_parts = shares_at(position, items, given);
   std::vector<Shares> shares;
@@ -109,17 +109,18 @@ torch::Tensor FeatureHistory::forecast(std::int64_t position, std::optional<Fore
     const auto difference = of_halves_ ? of_parts[half + item % half] : common;
     shares.push_back({.own = (common + difference) / 2, .partner = (common - difference) / 2});
   }
-  return sum(nodes(), polynomial_weights(node_positions(), position), shares);
+  return {{nodes().begin(), nodes().end()}, polynomial_weights(node_positions(), position), std::move(shares)};
 }
 
-torch::Tensor FeatureHistory::weighted(std::span<const double> weights) {
-  if (features_.size() < weights.size()) return features_[0];
-  return sum(std::span(features_).first(weights.size()), weights);
+WeightedTerms FeatureHistory::weighted_terms(std::span<const double> weights) const {
+  if (features_.size() < weights.size()) return {{features_[0]}, {1}};
+  const auto features = std::span(features_).first(weights.size());
+  return {{features.begin(), features.end()}, {weights.begin(), weights.end()}};
 }
 
-torch::Tensor FeatureHistory::sum(std::span<const torch::Tensor> features, std::span<const double> weights,
-                                  std::span<const Shares> shares) {
-  return weighted_sum(features, weights, buffer_, shares).detach();
+torch::Tensor FeatureHistory::sum(const WeightedTerms& terms) {
+  if (terms.weights == std::vector<double>{1}) return terms.terms[0];
+  return weighted_sum(terms.terms, terms.weights, buffer_, terms.shares);
 }
 
 std::int64_t FeatureHistory::nbytes() const {

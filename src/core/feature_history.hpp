@@ -60,9 +60,19 @@ class FeatureHistory {
   ///    through the features says.
   /// docs/quality.md has what each is worth. May share memory with what an earlier call returned.
   /// @param given  shares instead of those of 1 and 2
-  torch::Tensor forecast(std::int64_t position, std::optional<ForecastShares> given = {});
+  torch::Tensor forecast(std::int64_t position, std::optional<ForecastShares> given = {}) {
+    return sum(forecast_terms(position, given));
+  }
   /// With given weights of the latest features, newest first. With fewer features than weights, the latest as it is.
-  torch::Tensor weighted(std::span<const double> weights);
+  torch::Tensor weighted(std::span<const double> weights) { return sum(weighted_terms(weights)); }
+
+  /// The same in two parts: what is added up, and the sum.
+  WeightedTerms forecast_terms(std::int64_t position, std::optional<ForecastShares> given = {}) const;
+  WeightedTerms weighted_terms(std::span<const double> weights) const;
+  torch::Tensor sum(const WeightedTerms& terms);
+
+  std::size_t depth() const { return depth_; }  ///< the most terms
+  bool of_halves() const { return of_halves_; }
 
   std::int64_t nbytes() const;
 
@@ -76,9 +86,6 @@ class FeatureHistory {
   /// The features of the polynomial, and their positions.
   std::span<const torch::Tensor> nodes() const;
   std::span<const std::int64_t> node_positions() const;
-  /// Behind a handle of its own, by which recorded steps see that these are other values than those before.
-  torch::Tensor sum(std::span<const torch::Tensor> features, std::span<const double> weights,
-                    std::span<const Shares> shares = {});
   /// How much of a forecast for `position` is followed, of each part that `compare_forecast` compares.
   std::vector<double> shares_at(std::int64_t position, std::int64_t num_parts,
                                 std::optional<ForecastShares> given) const;

@@ -164,8 +164,8 @@ struct Helper::Impl : UNetHook {
       }
     } else {
       const auto weights = policy->forecast_weights(index);
-      const auto feature = weights.empty() ? state.features.forecast(state.calls, policy->forecast_shares(index))
-                                           : state.features.weighted(weights);
+      const auto feature = weights.empty() ? state.features.forecast_terms(state.calls, policy->forecast_shares(index))
+                                           : state.features.weighted_terms(weights);
       output = run_cached(std::move(inputs), feature, state);
     }
     steps.back().timer.stop();
@@ -192,10 +192,13 @@ struct Helper::Impl : UNetHook {
                     : backend().run_full(std::move(inputs), state.conditioning, branch);
   }
 
-  c10::IValue run_cached(std::vector<c10::IValue> inputs, const torch::Tensor& feature, Context& state) {
+  c10::IValue run_cached(std::vector<c10::IValue> inputs, const WeightedTerms& terms, Context& state) {
+    auto& features = state.features;
+    if (branch != kWholeOutput && recorded)
+      return recorded->run_shallow(inputs, terms, {features.depth(), features.of_halves()}, branch);
+    const auto feature = features.sum(terms);
     if (branch == kWholeOutput) return map_tensors(state.output, [&](const torch::Tensor&) { return feature.clone(); });
-    return recorded ? recorded->run_shallow(inputs, feature, branch)
-                    : backend().run_shallow(std::move(inputs), state.conditioning, feature, branch);
+    return backend().run_shallow(std::move(inputs), state.conditioning, feature, branch);
   }
 
   /// What a full and a cached step cost at the shapes of the latest full one.

@@ -44,9 +44,9 @@ void copy_into(const std::vector<c10::IValue>& buffers, const std::vector<c10::I
 
 }  // namespace
 
-void RecordedSteps::Set::hold(const torch::Tensor& values) {
-  if (!feature.defined()) feature = torch::empty_like(values);
-  feature.copy_(values);
+void RecordedSteps::Set::hold(std::size_t term, const torch::Tensor& values) {
+  if (!terms[term].defined()) terms[term] = torch::empty_like(values);
+  terms[term].copy_(values);
 }
 
 RecordedSteps::Set& RecordedSteps::set_for(const Inputs& inputs, std::int64_t cache_branch_id) {
@@ -90,28 +90,46 @@ c10::IValue RecordedSteps::run(const Inputs& inputs, std::int64_t cache_branch_i
 Backend::FullResult RecordedSteps::run_full(const Inputs& inputs, std::int64_t cache_branch_id) {
   const NormalTensors mode;
   auto& set = set_for(inputs, cache_branch_id);
-  set.equal_feature.reset();
+  set.held[0].reset();
   auto output = run(set, set.full, inputs, [this, &set](const Inputs& from) {
     Conditioning unused;
     auto result = backend_->run_full(from, unused, set.cache_branch_id);
-    set.hold(result.feature);
+    set.hold(0, result.feature);
     return std::move(result.output);
   });
-  set.equal_feature = set.feature.clone();
-  return {std::move(output), set.equal_feature};
+  set.held[0] = set.terms[0].clone();
+  return {std::move(output), set.held[0]};
 }
 
-c10::IValue RecordedSteps::run_shallow(const Inputs& inputs, const torch::Tensor& feature,
+c10::IValue RecordedSteps::run_shallow(const Inputs& inputs, const WeightedTerms& feature, const SumShape& shape,
                                        std::int64_t cache_branch_id) {
   const NormalTensors mode;
   auto& set = set_for(inputs, cache_branch_id);
-  if (!set.equal_feature.is_same(feature)) {
-    set.hold(feature);
-    set.equal_feature = feature;
+  const auto num_terms = shape.num_terms;
+  if (set.terms.size() < num_terms) {
+    set.terms.resize(num_terms);
+    set.held.resize(num_terms);
   }
-  return run(set, set.shallow, inputs, [this, &set](const Inputs& from) {
+  for (std::size_t k = 0; k < num_terms; ++k) {
+    const auto& term = feature.terms[k < feature.terms.size() ? k : 0];  // what isn't there yet has no weight
+    if (set.held[k].is_same(term)) continue;
+    set.hold(k, term);
+    set.held[k] = term;
+  }
+  const bool is_sum = num_terms > 1 || feature.weights[0] != 1;
+  auto& shallow = set.shallow[is_sum ? shape : SumShape{.num_terms = 0}];
+  if (is_sum) {
+    const auto coefficients =
+        sum_coefficients(feature, static_cast<std::int64_t>(num_terms), feature.terms[0].size(0), shape.of_halves);
+    if (!shallow.coefficients.defined())
+      shallow.coefficients = torch::empty_like(coefficients, coefficients.options().device(backend_->device()));
+    shallow.coefficients.copy_(coefficients, /*non_blocking=*/true);
+  }
+  return run(set, shallow.kind, inputs, [this, &set, &shallow, num_terms, is_sum](const Inputs& from) {
     Conditioning unused;
-    return backend_->run_shallow(from, unused, set.feature, set.cache_branch_id);
+    const auto sum =
+        is_sum ? weighted_sum_by(shallow.coefficients, std::span(set.terms).first(num_terms)) : set.terms[0];
+    return backend_->run_shallow(from, unused, sum, set.cache_branch_id);
   });
 }
 

@@ -109,25 +109,6 @@ void sum_plain(std::span<const torch::Tensor> tensors, std::span<const double> w
   });
 }
 
-torch::Tensor sum_any(std::span<const torch::Tensor> terms, std::span<const double> weights,
-                      std::span<const Shares> shares) {
-  const auto dtype = at::promote_types(terms[0].scalar_type(), torch::kFloat);
-  const auto latest = terms[0].to(dtype);
-  auto move = torch::zeros_like(latest);
-  for (std::size_t k = 1; k < terms.size(); ++k) move += (terms[k].to(dtype) - latest) * weights[k];
-  if (!shares.empty()) {
-    std::vector<std::int64_t> shape(static_cast<std::size_t>(latest.dim()), 1);
-    shape[0] = latest.size(0);
-    const auto column = [&](double Shares::*share) {
-      std::vector<double> of_items;
-      for (const auto& of_item : shares) of_items.push_back(of_item.*share);
-      return torch::tensor(of_items, torch::kDouble).to(latest.device(), dtype, /*non_blocking=*/true).view(shape);
-    };
-    move = move * column(&Shares::own) + move.roll(latest.size(0) / 2, 0) * column(&Shares::partner);
-  }
-  return (latest * std::accumulate(weights.begin(), weights.end(), 0.0) + move).to(terms[0].scalar_type());
-}
-
 void add(ForecastProducts& sums, double value, double change, double move) {
   sums.truth_truth += value * value;
   sums.change_change += change * change;
@@ -216,12 +197,46 @@ std::vector<ForecastProducts> compare_any(const torch::Tensor& truth, std::span<
 torch::Tensor weighted_sum(std::span<const torch::Tensor> terms, std::span<const double> weights, torch::Tensor& buffer,
                            std::span<const Shares> shares) {
   const auto& first = terms[0];
-  if (!are_plain(first, terms)) return sum_any(terms, weights, shares);
+  if (!are_plain(first, terms)) {
+    const WeightedTerms sum{{}, {weights.begin(), weights.end()}, {shares.begin(), shares.end()}};
+    const auto coefficients = sum_coefficients(sum, std::ssize(terms), first.size(0), !shares.empty());
+    return weighted_sum_by(coefficients.to(first.device(), /*non_blocking=*/true), terms);
+  }
   if (!buffer.defined() || buffer.scalar_type() != first.scalar_type() || buffer.sizes() != first.sizes() ||
       buffer.strides() != first.strides())
     buffer = torch::empty_like(first);
   with_type(first, [&](auto number) { sum_plain<decltype(number)>(terms, weights, shares, buffer); });
   return buffer;
+}
+
+torch::Tensor sum_coefficients(const WeightedTerms& sum, std::int64_t num_terms, std::int64_t num_items,
+                               bool with_partners) {
+  auto coefficients = torch::zeros({with_partners ? 2 * num_terms - 1 : num_terms, num_items}, torch::kDouble);
+  coefficients[0].fill_(std::accumulate(sum.weights.begin(), sum.weights.end(), 0.0));
+  auto of = coefficients.accessor<double, 2>();
+  for (std::int64_t k = 1; k < std::ssize(sum.weights); ++k)
+    for (std::int64_t item = 0; item < num_items; ++item) {
+      const auto share = sum.shares.empty() ? Shares() : sum.shares[static_cast<std::size_t>(item)];
+      const auto weight = sum.weights[static_cast<std::size_t>(k)];
+      of[k][item] = share.own * weight;
+      if (with_partners) of[num_terms - 1 + k][item] = share.partner * weight;
+    }
+  return coefficients;
+}
+
+torch::Tensor weighted_sum_by(const torch::Tensor& coefficients, std::span<const torch::Tensor> terms) {
+  const auto dtype = at::promote_types(terms[0].scalar_type(), torch::kFloat);
+  const auto latest = terms[0].to(dtype);
+  std::vector<std::int64_t> shape(static_cast<std::size_t>(latest.dim()), 1);
+  shape[0] = latest.size(0);
+  const auto rows = coefficients.to(dtype).unbind();
+  auto sum = latest * rows[0].view(shape);
+  std::vector<torch::Tensor> moves;
+  for (const auto& term : terms.subspan(1)) moves.push_back(term.to(dtype) - latest);
+  for (std::size_t k = 0; k < moves.size(); ++k) sum += moves[k] * rows[k + 1].view(shape);
+  for (auto k = terms.size(); k < rows.size(); ++k)
+    sum += moves[k - terms.size()].roll(latest.size(0) / 2, 0) * rows[k].view(shape);
+  return sum.to(terms[0].scalar_type());
 }
 
 std::vector<ForecastProducts> compare_forecast(const torch::Tensor& truth, std::span<const torch::Tensor> terms,

@@ -21,6 +21,24 @@ struct Shares {
 torch::Tensor weighted_sum(std::span<const torch::Tensor> terms, std::span<const double> weights, torch::Tensor& buffer,
                            std::span<const Shares> shares = {});
 
+/// A sum that is still to be made: what `weighted_sum` takes.
+struct WeightedTerms {
+  std::vector<torch::Tensor> terms;
+  std::vector<double> weights;
+  std::vector<Shares> shares = {};
+};
+
+/// The weights and shares of a sum as a tensor, for `weighted_sum_by`: float64, on the CPU, a column for each item.
+/// Rows: what the first term is multiplied by, what the others' moves from it are, and, `with_partners`, what the
+/// partners' are.
+/// @param num_terms  at least those that have weights; the others count for nothing
+torch::Tensor sum_coefficients(const WeightedTerms& sum, std::int64_t num_terms, std::int64_t num_items,
+                               bool with_partners);
+
+/// As `weighted_sum`, with the same bits, of numbers on the terms' device, so that a recording of it can be replayed
+/// with others.
+torch::Tensor weighted_sum_by(const torch::Tensor& coefficients, std::span<const torch::Tensor> terms);
+
 /// What a forecast was worth, in one part of the batch.
 struct ForecastProducts {
   double truth_truth = 0;    ///< <truth, truth>
