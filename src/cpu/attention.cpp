@@ -64,7 +64,7 @@ void pack_values(const Rows<T>& values, std::int64_t length, std::int64_t dim, c
     }
 }
 
-/// What a thread works with. Not initialized.
+/// What a thread works with.
 template <typename T>
 struct Scratch {
   explicit Scratch(std::int64_t columns, std::int64_t dim)
@@ -77,9 +77,11 @@ struct Scratch {
     else
       return halves.get();
   }
+  // NOLINTBEGIN(modernize-avoid-c-arrays): vectors would be filled with zeros, which takes long beside few tokens
   std::unique_ptr<float[]> scores, output;
   std::unique_ptr<T[]> halves;
-  std::array<float, kBlockRows> maximum, sum;
+  // NOLINTEND(modernize-avoid-c-arrays)
+  std::array<float, kBlockRows> maximum{}, sum{};
 };
 
 template <typename T>

@@ -54,7 +54,7 @@ std::vector<std::int64_t> search_full_steps(std::int64_t num_steps, std::vector<
     Moves<std::vector<std::int64_t>> moves;
     for (auto k = full_steps.size() - 1; k > 0; --k)
       for (const auto distance : {stride, -stride})
-        moves.push_back([=](auto& steps) {
+        moves.emplace_back([=](auto& steps) {
           steps[k] += distance;
           return is_allowed(steps, num_steps);
         });
@@ -71,7 +71,7 @@ std::vector<ForecastShares> search_shares(std::vector<ForecastShares> shares, bo
   for (auto k = shares.size() - 1; k > 0; --k)
     for (const auto part : parts)
       for (const auto distance : {kShareStride, -kShareStride})
-        moves.push_back([=](auto& tried) {
+        moves.emplace_back([=](auto& tried) {
           auto& share = tried[k].*part;
           share = std::round(10 * (share + distance)) / 10;  // as a file shows it
           return share >= 0 && share <= kLargestShare;
