@@ -82,13 +82,13 @@ void softmax_block(const SoftmaxBlock& b, T* weights) {
     const float* scores = b.scores + row * b.columns_stride;
     T* out = weights + row * b.columns_stride;
     auto largest = V::all(-__builtin_inff()), others = largest;  // two, neither of which waits for the other
-    std::int64_t i = 0;
-    for (; i + 2 * V::kLanes <= b.columns; i += 2 * V::kLanes) {
-      largest = V::max(largest, V::load(scores + i, V::kAll));
-      others = V::max(others, V::load(scores + i + V::kLanes, V::kAll));
+    std::int64_t seen = 0;
+    for (; seen + 2 * V::kLanes <= b.columns; seen += 2 * V::kLanes) {
+      largest = V::max(largest, V::load(scores + seen, V::kAll));
+      others = V::max(others, V::load(scores + seen + V::kLanes, V::kAll));
     }
-    largest = fold_lanes<V>(b.columns - i, V::max(largest, others), [&](auto lanes, std::int64_t c, auto mask) {
-      return V::max(lanes, V::load(scores + i + c, mask), mask);
+    largest = fold_lanes<V>(b.columns - seen, V::max(largest, others), [&](auto lanes, std::int64_t c, auto mask) {
+      return V::max(lanes, V::load(scores + seen + c, mask), mask);
     });
     auto maximum = V::maximum(largest);
     float before = 0;
