@@ -119,8 +119,8 @@ c10::IValue RecordedSteps::run_shallow(const Inputs& inputs, const WeightedTerms
   const bool is_sum = num_terms > 1 || feature.weights[0] != 1;
   auto& shallow = set.shallow[is_sum ? shape : SumShape{.num_terms = 0}];
   if (is_sum) {
-    const auto coefficients =
-        sum_coefficients(feature, static_cast<std::int64_t>(num_terms), feature.terms[0].size(0), shape.of_halves);
+    const auto coefficients = sum_coefficients(feature.weights, feature.shares, static_cast<std::int64_t>(num_terms),
+                                               feature.terms[0].size(0), shape.of_halves);
     if (!shallow.coefficients.defined())
       shallow.coefficients = torch::empty_like(coefficients, coefficients.options().device(backend_->device()));
     shallow.coefficients.copy_(coefficients, /*non_blocking=*/true);

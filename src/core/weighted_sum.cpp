@@ -198,8 +198,7 @@ torch::Tensor weighted_sum(std::span<const torch::Tensor> terms, std::span<const
                            std::span<const Shares> shares) {
   const auto& first = terms[0];
   if (!are_plain(first, terms)) {
-    const WeightedTerms sum{{}, {weights.begin(), weights.end()}, {shares.begin(), shares.end()}};
-    const auto coefficients = sum_coefficients(sum, std::ssize(terms), first.size(0), !shares.empty());
+    const auto coefficients = sum_coefficients(weights, shares, std::ssize(terms), first.size(0), !shares.empty());
     return weighted_sum_by(coefficients.to(first.device(), /*non_blocking=*/true), terms);
   }
   if (!buffer.defined() || buffer.scalar_type() != first.scalar_type() || buffer.sizes() != first.sizes() ||
@@ -209,15 +208,15 @@ torch::Tensor weighted_sum(std::span<const torch::Tensor> terms, std::span<const
   return buffer;
 }
 
-torch::Tensor sum_coefficients(const WeightedTerms& sum, std::int64_t num_terms, std::int64_t num_items,
-                               bool with_partners) {
+torch::Tensor sum_coefficients(std::span<const double> weights, std::span<const Shares> shares, std::int64_t num_terms,
+                               std::int64_t num_items, bool with_partners) {
   auto coefficients = torch::zeros({with_partners ? 2 * num_terms - 1 : num_terms, num_items}, torch::kDouble);
-  coefficients[0].fill_(std::accumulate(sum.weights.begin(), sum.weights.end(), 0.0));
+  coefficients[0].fill_(std::accumulate(weights.begin(), weights.end(), 0.0));
   auto of = coefficients.accessor<double, 2>();
-  for (std::int64_t k = 1; k < std::ssize(sum.weights); ++k)
+  for (std::int64_t k = 1; k < std::ssize(weights); ++k)
     for (std::int64_t item = 0; item < num_items; ++item) {
-      const auto share = sum.shares.empty() ? Shares() : sum.shares[static_cast<std::size_t>(item)];
-      const auto weight = sum.weights[static_cast<std::size_t>(k)];
+      const auto share = shares.empty() ? Shares() : shares[static_cast<std::size_t>(item)];
+      const auto weight = weights[static_cast<std::size_t>(k)];
       of[k][item] = share.own * weight;
       if (with_partners) of[num_terms - 1 + k][item] = share.partner * weight;
     }

@@ -32,8 +32,8 @@ struct WeightedTerms {
 /// Rows: what the first term is multiplied by, what the others' moves from it are, and, `with_partners`, what the
 /// partners' are.
 /// @param num_terms  at least those that have weights; the others count for nothing
-torch::Tensor sum_coefficients(const WeightedTerms& sum, std::int64_t num_terms, std::int64_t num_items,
-                               bool with_partners);
+torch::Tensor sum_coefficients(std::span<const double> weights, std::span<const Shares> shares, std::int64_t num_terms,
+                               std::int64_t num_items, bool with_partners);
 
 /// As `weighted_sum`, with the same bits, of numbers on the terms' device, so that a recording of it can be replayed
 /// with others.

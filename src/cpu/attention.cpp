@@ -1,7 +1,7 @@
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <memory>
-#include <vector>
 
 #include "cpu/kernels.hpp"
 #include "cpu/operators.hpp"

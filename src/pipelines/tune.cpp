@@ -62,6 +62,10 @@ struct Sample {
 /// A branch, full steps, and shares.
 using Try = std::tuple<std::int64_t, FullSteps, ShareList>;
 
+Try try_of(const TunedPolicy& policy) {
+  return {policy.cache_branch_id, policy.full_steps, policy.forecast_shares};
+}
+
 class Tuner {
  public:
   Tuner(StableDiffusionPipeline& pipe, const TuneRequest& request) : pipe_(pipe), request_(request), helper_(pipe) {
@@ -119,7 +123,7 @@ class Tuner {
 
   /// The same of those that are tuned on, looked up where it was measured before.
   double score(const TunedPolicy& policy, const SearchPass& pass) {
-    const Try key(policy.cache_branch_id, policy.full_steps, policy.forecast_shares);
+    const auto key = try_of(policy);
     auto found = tries_.find(key);
     if (found == tries_.end()) {
       found = tries_.emplace(key, psnr_of(tuned_on_, policy)).first;
@@ -146,8 +150,8 @@ class Tuner {
     if (request_.forecast_order > 0 && count > 1) fit_shares(tuned);
     result_.points.push_back({.policy = tuned,
                               .speedup = costs_.at(branch).speedup(count),
-                              .uniform_psnr_db = score(uniform, {}),
-                              .tuned_psnr_db = score(tuned, {}),
+                              .uniform_psnr_db = tries_.at(try_of(uniform)),
+                              .tuned_psnr_db = tries_.at(try_of(tuned)),
                               .held_out_uniform_psnr_db = psnr_of(held_out_, uniform),
                               .held_out_psnr_db = psnr_of(held_out_, tuned)});
   }
@@ -161,7 +165,7 @@ class Tuner {
     };
     fitted.forecast_shares = search_shares(ShareList(policy.full_steps.size(), kFirstShares),
                                            request_.params.guidance_scale > 1, score_of_shares, kLeastGain);
-    if (score(fitted, {}) > score(policy, {}) + kLeastGain) policy = std::move(fitted);
+    if (tries_.at(try_of(fitted)) > tries_.at(try_of(policy)) + kLeastGain) policy = std::move(fitted);
   }
 
   void find_speedup(std::int64_t branch, const StepCost& cost, double speedup) {

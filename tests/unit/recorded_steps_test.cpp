@@ -140,6 +140,9 @@ TEST_F(RecordedStepsTest, SumsOfFeaturesArePartOfThem) {
       set_params({.cache_interval = 3, .forecast_order = order});
       for (auto* helper : {&actual, &expected}) helper->unet().begin_run({}, {.guided = guided});
       steps(13, static_cast<int>(order), 2);
+      // The features of the last order + 1 full steps, but not the sum, unlike where steps aren't recorded.
+      const auto sum = order == 0 ? 0 : 1;
+      EXPECT_EQ(actual.stats().cache_bytes * (order + 1 + sum), expected.stats().cache_bytes * (order + 1));
       check();
     }
   EXPECT_EQ(recorded, 2 + 4);  // of order 0 it is the feature as it is, guided or not
