@@ -163,8 +163,9 @@ class Tuner {
       fitted.forecast_shares = tried;
       return score(fitted, pass);
     };
-    fitted.forecast_shares = search_shares(ShareList(policy.full_steps.size(), kFirstShares),
-                                           request_.params.guidance_scale > 1, score_of_shares, kLeastGain);
+    const bool guided = pipe_.resolve(request_.params).guidance_scale > 1;
+    fitted.forecast_shares =
+        search_shares(ShareList(policy.full_steps.size(), kFirstShares), guided, score_of_shares, kLeastGain);
     if (tries_.at(try_of(fitted)) > tries_.at(try_of(policy)) + kLeastGain) policy = std::move(fitted);
   }
 

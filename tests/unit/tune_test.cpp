@@ -4,6 +4,9 @@
 
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <set>
+#include <utility>
 
 #include "deepcache/image.hpp"
 #include "deepcache/logging.hpp"
@@ -200,6 +203,24 @@ TEST_F(Tune, IsNotWorseThanEvenlySpread) {
     helper.disable();
   }
   EXPECT_NEAR(sum / 2, result.points[0].tuned_psnr_db, 1e-9);
+}
+
+TEST_F(Tune, FitsSharesOfTheDifferenceWhereTheRunIsGuided) {
+  for (const auto& [guidance_scale, guided] :
+       {std::pair<std::optional<double>, bool>{{}, true}, {3.0, true}, {1.0, false}}) {  // the model's own is above 1
+    auto asked = request();
+    asked.params.guidance_scale = guidance_scale;
+    std::set<double> common, difference;
+    asked.on_try = [&](const TuneTry& tried) {
+      for (const auto& shares : tried.forecast_shares) {
+        common.insert(shares.common);
+        difference.insert(shares.difference);
+      }
+    };
+    tune(pipe, asked);
+    EXPECT_GT(common.size(), 1U);
+    EXPECT_EQ(difference.size() > 1, guided) << guidance_scale.value_or(0);
+  }
 }
 
 TEST_F(Tune, GoesOnFromWhatWasTried) {
